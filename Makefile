@@ -1,0 +1,64 @@
+# make demo: set up, train Mask R-CNN on built-in data, show its AP and pictures.
+# make test: set up, run the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv pip install --quiet --python $(PY)
+DETECTRON2 := pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
+NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+
+.PHONY: setup demo test test-all lint format clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.built
+
+# Each stamp is written last, so an interrupted step is simply done again.
+$(VENV)/.requirements: requirements.txt
+	@echo "mrcnn_plugin: setting up $(VENV) (torch, torchvision and Detectron2; a few minutes the first time)"
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip uv
+	$(UV) -r requirements.txt
+	@touch $@
+
+# A Detectron2 that is already importable is kept. Otherwise the unofficial upload of 0.6, pinned by its
+# hash: its Python files are those of the v0.6 tag. pip refuses its metadata; uv takes it.
+$(VENV)/.detectron2: $(VENV)/.requirements
+	@if $(PY) -c "import importlib.util as u, sys; sys.exit(u.find_spec('detectron2') is None)"; then \
+		echo "mrcnn_plugin: keeping the Detectron2 that is installed"; \
+	else \
+		echo "$(DETECTRON2)" > $(VENV)/detectron2.txt && \
+		$(UV) --no-build-isolation --no-deps --require-hashes \
+			--config-settings=--global-option=build_py --config-settings=--build-option=--skip-build \
+			-r $(VENV)/detectron2.txt; \
+	fi
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.detectron2 setup.py pyproject.toml
+	@echo "mrcnn_plugin: installing the plugin in editable mode"
+	MRCNN_PLUGIN_NO_CSRC=1 $(UV) --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(NATIVE_SOURCES)
+	@echo "mrcnn_plugin: compiling csrc"
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+test: setup
+	$(PY) -m pytest -n auto -m "not slow and not cuda"
+
+test-all: setup
+	$(PY) -m pytest -n auto
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(NATIVE_SOURCES)
+
+clean:
+	rm -rf build *.egg-info mrcnn_plugin/*.so $(VENV)/.built

@@ -1,0 +1,1 @@
+"""Mask R-CNN and its family as a plugin for Detectron2."""

@@ -1,0 +1,1 @@
+"""Custom ops: wrappers, fake kernels, autograd. Imports no Detectron2."""

@@ -1,0 +1,1 @@
+"""Successors of Mask R-CNN, each a folder; installed as `mrcnn_plugin.projects.<name>`."""
