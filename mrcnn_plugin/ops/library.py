@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_FILES = {"cpu": _PACKAGE / "_C.so", "cuda": _PACKAGE / "_C_cuda.so"}
+#: device type -> its library.
+FILES = {"cpu": _PACKAGE / "_C.so", "cuda": _PACKAGE / "_C_cuda.so"}
 
 
 def _load(device_type: str) -> str | None:
     """Loads the library of `device_type`; returns why not, or None."""
-    path = _FILES[device_type]
+    path = FILES[device_type]
     if device_type == "cuda" and torch.version.cuda is None:
         return "this torch was built without CUDA"
     if not path.exists():
@@ -38,7 +39,7 @@ STATUS["cuda"] = _load("cuda") if STATUS["cpu"] is None else STATUS["cpu"]
 
 @functools.cache
 def _warn_once(device_type: str) -> None:
-    reason = STATUS.get(device_type, f"no kernels exist for device type {device_type!r}")
+    reason = STATUS.get(device_type) or STATUS["cpu"] or f"no kernels exist for device type {device_type!r}"
     warnings.warn(
         f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. The PyTorch reference ops "
         "are used instead: same results, much slower. Mend: install a C++ compiler (and nvcc for CUDA) and "

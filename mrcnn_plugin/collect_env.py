@@ -1,0 +1,104 @@
+"""What a bug report needs: versions, which native libraries loaded, which shims acted and why.
+
+python -m mrcnn_plugin.collect_env
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+import mrcnn_plugin
+
+from .ops import library
+
+_DISTRIBUTIONS = (
+    "torchvision",
+    "fvcore",
+    "iopath",
+    "omegaconf",
+    "numpy",
+    "Pillow",
+    "pycocotools",
+    "faster-coco-eval",
+    "opencv-python",
+    "opencv-python-headless",
+)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _detectron2() -> str:
+    if importlib.util.find_spec("detectron2") is None:
+        return "not installed: only mrcnn_plugin.ops works"
+    package = importlib.import_module("detectron2")
+    return f"{package.__version__} in {Path(package.__file__).parent}"
+
+
+def _cuda() -> str:
+    if torch.version.cuda is None:
+        return "torch was built without CUDA"
+    if not torch.cuda.is_available():
+        return f"{torch.version.cuda}, no usable device"
+    devices = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    return f"{torch.version.cuda}, {torch.cuda.device_count()} x {', '.join(sorted(devices))}"
+
+
+def versions() -> list[tuple[str, str]]:
+    """(name, version or location) of everything that a run depends on."""
+    rows = [
+        ("mrcnn_plugin", f"{mrcnn_plugin.__version__} in {Path(mrcnn_plugin.__file__).parent}"),
+        ("Python", f"{platform.python_version()} on {platform.platform()}"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("CUDA", _cuda()),
+        ("Detectron2", _detectron2()),
+    ]
+    return rows + [(name, _version(name)) for name in _DISTRIBUTIONS]
+
+
+def libraries() -> list[tuple[str, str, str]]:
+    """(device, file, "loaded" or why not) of the native libraries."""
+    return [
+        (device, library.FILES[device].name, "loaded" if reason is None else f"not loaded: {reason}")
+        for device, reason in library.STATUS.items()
+    ]
+
+
+def shims() -> list[tuple[str, str, str]]:
+    """`compat.status()` after every module that a shim is for was imported."""
+    if importlib.util.find_spec("detectron2") is None:
+        return []
+    from . import compat
+
+    for module in {name for shim in compat.SHIMS for name in shim.modules}:
+        # A Detectron2 of another version may lack one of them, or one may lack a library of its own.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    return compat.status()
+
+
+def collect_env() -> str:
+    """The whole report as text."""
+    return "\n\n".join(
+        (
+            tabulate(versions(), tablefmt="plain"),
+            "Native libraries\n" + tabulate(libraries(), tablefmt="plain"),
+            "Shims for Detectron2\n" + tabulate(shims(), tablefmt="plain", maxcolwidths=[None, 48, 48]),
+        )
+    )
+
+
+if __name__ == "__main__":
+    print(collect_env())

@@ -1,0 +1,23 @@
+"""The report names what is there, and what is not."""
+
+import torch
+
+from mrcnn_plugin import collect_env
+from mrcnn_plugin.ops import library
+
+
+def test_report_names_versions_libraries_and_shims():
+    report = collect_env.collect_env()
+    assert torch.__version__ in report
+    assert "Detectron2 " in report
+    assert "numpy aliases" in report
+    assert "not imported yet" not in report
+
+
+def test_a_library_that_is_not_loaded_says_why(monkeypatch):
+    monkeypatch.setitem(library.STATUS, "cuda", "this torch was built without CUDA")
+    assert ("cuda", "_C_cuda.so", "not loaded: this torch was built without CUDA") in collect_env.libraries()
+
+
+def test_a_missing_distribution_is_said_to_be_missing():
+    assert collect_env._version("no-such-distribution") == "not installed"
