@@ -1,0 +1,77 @@
+"""Building without a compiler, what a wheel holds, and the flags of the CUDA build."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of what a build reads, so that tests in parallel do not build in one folder."""
+    copy = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns(
+        ".*", "build", "output", "datasets", "tests", "*.so", "__pycache__", "*.egg-info"
+    )
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    return copy
+
+
+def run_setup(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=checkout,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_a_compiler_the_build_succeeds_and_says_what_is_missing(checkout, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = run_setup(checkout, "build_ext", "--inplace", PATH=str(empty), CXX="")
+    assert result.returncode == 0, result.stderr
+    warnings = [line for line in result.stderr.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    assert "no C++ compiler found (install g++, or set CXX)" in warnings[0]
+    assert not list(checkout.glob("mrcnn_plugin/*.so"))
+
+
+def test_a_wheel_holds_configs_and_projects_and_fits_every_python(checkout):
+    result = run_setup(checkout, "bdist_wheel", "-q", MRCNN_PLUGIN_NO_CSRC="1")
+    assert result.returncode == 0, result.stderr
+    (wheel,) = checkout.glob("dist/*.whl")
+    assert "-py3-none-" in wheel.name
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("configs", "projects"):
+        sources = {
+            p.relative_to(ROOT) for p in ROOT.glob(f"{folder}/**/*.py") if "__pycache__" not in p.parts
+        }
+        assert sources
+        assert {f"mrcnn_plugin/{path}" for path in sources} <= names
+
+
+def test_the_arch_list_is_honoured(monkeypatch):
+    code = (
+        "import setuptools; setuptools.setup = lambda **k: None; import setup; print(setup.gencode_flags())"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "TORCH_CUDA_ARCH_LIST": "8.6 12.0+PTX"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert eval(out) == [
+        "-gencode=arch=compute_86,code=sm_86",
+        "-gencode=arch=compute_120,code=sm_120",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
