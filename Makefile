@@ -44,6 +44,9 @@ $(VENV)/.built: $(VENV)/.installed $(NATIVE_SOURCES)
 	$(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 
+demo: setup
+	$(PY) train_net.py --config-file configs/Shapes/mask_rcnn_R_18_FPN.py train.output_dir=output/demo
+
 test: setup
 	$(PY) -m pytest -n auto -m "not slow and not cuda"
 
