@@ -1,4 +1,13 @@
 // Schemas of every operator. Kernels register themselves from cpu/<op>.cpp and cuda/<op>.cu.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {}
+STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
+  m.def(
+      "multi_level_roi_align(Tensor[] features, Tensor boxes, float[] scales, SymInt pooled_height, "
+      "SymInt pooled_width, int sampling_ratio, float canonical_box_size, int canonical_level, "
+      "bool aligned, bool max_pool) -> Tensor");
+  m.def(
+      "multi_level_roi_align_backward(Tensor grad_output, Tensor[] features, Tensor boxes, float[] scales, "
+      "int sampling_ratio, float canonical_box_size, int canonical_level, bool aligned, bool max_pool, "
+      "bool deterministic) -> Tensor[]");
+}
