@@ -20,5 +20,6 @@ else:
 
     compat.apply()
 
-    # Registers the components.
+    # Registers the components and the built-in data.
     importlib.import_module("mrcnn_plugin.modeling")
+    importlib.import_module("mrcnn_plugin.data")

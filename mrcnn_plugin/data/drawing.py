@@ -22,7 +22,7 @@ MIN_VISIBLE_FRACTION, MIN_VISIBLE_AREA = 0.25, 24.0
 BACKGROUND = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Thing:
     """One object of a scene: an instance, a crowd region, or (category None) an unlabelled occluder.
 
@@ -37,7 +37,7 @@ class Thing:
     hidden: np.ndarray | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """image: (size, size, 3) uint8 RGB. annotations: COCO annotation dicts, without ids, each with the
     additional key `category` (a name). masks: one (size, size) bool per annotation, the drawn pixels."""

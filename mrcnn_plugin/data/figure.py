@@ -56,7 +56,7 @@ UPPER_ARM, FOREARM, THIGH, SHIN = 0.16, 0.15, 0.23, 0.23
 ABOVE, BELOW = TORSO + NECK + 2 * HEAD, THIGH + SHIN
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """A filled polygon of one colour.
 
@@ -67,7 +67,7 @@ class Part:
     color: np.ndarray
 
 
-@dataclass
+@dataclass(eq=False)
 class Figure:
     """parts: drawn in this order. keypoints: (17, 2) float, image pixels.
     hidden: (17,) bool, behind the figure's own body."""

@@ -40,7 +40,10 @@ IMAGE_NAME = re.compile(r"\d{6}\.jpg(\.part)?")
 
 @dataclass(frozen=True)
 class SetParameters:
-    """What a set is drawn from. images: how many (None: 2000 to train, 300 to validate); size: side in pixels."""
+    """What a set is drawn from.
+
+    images: how many (None: 2000 to train, 300 to validate); size: side of the images in pixels.
+    """
 
     kind: str
     split: str

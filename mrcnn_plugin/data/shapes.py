@@ -21,14 +21,18 @@ __all__ = ["Sample", "SetParameters", "SetPaths", "draw_sample", "ensure_set", "
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m mrcnn_plugin.data.shapes",
-        description="Draw the built-in data sets in COCO's format. Sets drawn with the same options are kept.",
+        description="Draw the built-in data sets in COCO format. A set drawn with the same options is kept.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     result.add_argument("--root", default=datasets_root(), help="folder of data sets ($DETECTRON2_DATASETS)")
     result.add_argument("--kind", nargs="+", choices=list(KINDS), default=list(KINDS), help="which data")
-    result.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="which splits")
+    result.add_argument(
+        "--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="which splits"
+    )
     counts = ", ".join(f"{count} for {split}" for split, count in SPLITS.items())
-    result.add_argument("--images", type=int, default=argparse.SUPPRESS, help=f"images a split (default: {counts})")
+    result.add_argument(
+        "--images", type=int, default=argparse.SUPPRESS, help=f"images a split (default: {counts})"
+    )
     result.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     result.add_argument("--seed", type=int, default=0, help="the same seed draws the same set")
     return result
