@@ -10,4 +10,8 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "multi_level_roi_align_backward(Tensor grad_output, Tensor[] features, Tensor boxes, float[] scales, "
       "int sampling_ratio, float canonical_box_size, int canonical_level, bool aligned, bool max_pool, "
       "bool deterministic) -> Tensor[]");
+  m.def("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor");
+  m.def(
+      "encode_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> "
+      "(Tensor counts, Tensor offsets, Tensor areas, Tensor tight_boxes)");
 }

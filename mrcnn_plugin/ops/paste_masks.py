@@ -1,0 +1,92 @@
+"""Paste the masks of detections, predicted on a small grid, into image-sized masks."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops.library import native
+
+
+def paste_masks(
+    masks: Tensor, boxes: Tensor | Any, image_shape: tuple[int, int], threshold: float = 0.5
+) -> Tensor:
+    """Resamples each mask to its box in the image and thresholds it, as Detectron2's `paste_masks_in_image`.
+
+    A pixel is the bilinear sample of the mask (zeros beyond it) at the pixel's centre. Computed in float32,
+    whatever the inputs' dtypes, with fixed rounding: CPU and CUDA agree in every bit, and so does Detectron2
+    on a CPU with fused multiply-add. Elsewhere (its CUDA path, half-precision masks) pixels whose value lies
+    within rounding of the threshold may differ. The tie rule is Detectron2's: value == threshold is inside.
+
+    Only the pixels floor(x0) - 1 <= x < ceil(x1) + 1 (y alike) are computed and all others are 0, as on
+    Detectron2's CPU path; at thresholds below 0.5 its CUDA path reaches half a mask cell further out. A box
+    with a NaN corner, without extent or outside the image gives an empty mask, and a pixel whose value is
+    NaN is outside.
+
+    Args:
+        masks: (N, Mh, Mw) probabilities in [0, 1]; any real dtype.
+        boxes: (N, 4) xyxy in image pixels, any floating dtype, on the device of `masks`; a tensor, or an
+            object that holds one as `.tensor` (Detectron2's `Boxes`).
+        image_shape: (height, width) in pixels.
+        threshold: a pixel is inside where its value >= threshold. Negative: no thresholding.
+
+    Returns:
+        (N, height, width) bool; for a negative threshold uint8, the value times 255, truncated.
+
+    Raises:
+        ValueError: wrong shape, device, image size, or NaN threshold.
+        TypeError: wrong type or dtype.
+    """
+    masks, boxes, height, width = check_inputs(masks, boxes, image_shape, threshold)
+    if native(masks.device.type):
+        return torch.ops.mrcnn_plugin.paste_masks(masks, boxes, height, width, float(threshold))
+    return reference.masks.paste_masks(masks, boxes, height, width, float(threshold))
+
+
+def check_inputs(
+    masks: Tensor, boxes: Tensor | Any, image_shape: tuple[int, int], threshold: float
+) -> tuple[Tensor, Tensor, int, int]:
+    """Masks and boxes as contiguous float32 without gradient, height, width; or a clear error."""
+    boxes = getattr(boxes, "tensor", boxes)
+    for name, value in (("masks", masks), ("boxes", boxes)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        if value.is_complex():
+            raise TypeError(f"{name} must have a real dtype, got {value.dtype}")
+    if masks.dim() != 3 or (len(masks) and 0 in masks.shape):
+        raise ValueError(
+            f"masks must have shape (N, Mh, Mw) with Mh, Mw >= 1, got {tuple(masks.shape)}; "
+            "select one class and drop the channel axis first"
+        )
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(masks):
+        raise ValueError(f"boxes must have shape (N, 4) with N = {len(masks)}, got {tuple(boxes.shape)}")
+    if boxes.device != masks.device:
+        raise ValueError(f"boxes must be on the device of masks, {masks.device}, got {boxes.device}")
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got NaN")
+    height, width = image_size(image_shape)
+    return masks.detach().float().contiguous(), boxes.detach().float().contiguous(), height, width
+
+
+def image_size(image_shape: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) as integers >= 0, or a clear error."""
+    try:
+        height, width = (s if isinstance(s, torch.SymInt) else operator.index(s) for s in image_shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"image_shape must be two integers (height, width), got {image_shape!r}") from None
+    if height < 0 or width < 0:
+        raise ValueError(f"image_shape must be (height, width) >= 0, got {(height, width)}")
+    return height, width
+
+
+if native("cpu"):
+
+    @torch.library.register_fake("mrcnn_plugin::paste_masks")
+    def _fake(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+        dtype = torch.bool if threshold >= 0 else torch.uint8
+        return masks.new_empty((masks.shape[0], height, width), dtype=dtype)
