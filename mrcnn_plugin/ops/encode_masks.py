@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,14 +50,13 @@ def encode_masks(
         raise ValueError(f"threshold must be >= 0 (only binary masks have an RLE), got {threshold}")
     if height * width >= 2**32:
         raise ValueError(
-            f"image_shape must have fewer than 2**32 pixels (COCO's counts are 32 bits), got {(height, width)}"
+            "image_shape must have fewer than 2**32 pixels (COCO's counts have 32 bits), "
+            f"got {(height, width)}"
         )
     op = torch.ops.mrcnn_plugin.encode_masks if native(masks.device.type) else reference.masks.encode_masks
     counts, offsets, areas, tight = op(masks, boxes, height, width, float(threshold))
     code, ends = counts.cpu().numpy().tobytes(), offsets.tolist()
-    rles = [
-        {"size": [height, width], "counts": code[begin:end]} for begin, end in zip(ends[:-1], ends[1:])
-    ]
+    rles = [{"size": [height, width], "counts": code[begin:end]} for begin, end in pairwise(ends)]
     return (rles, areas.cpu(), tight.cpu().double()) if return_stats else rles
 
 

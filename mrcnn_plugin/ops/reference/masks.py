@@ -37,7 +37,7 @@ def encode_masks(
 
 
 def paste_region(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels x0, y0, x1, y1 (ends excluded) that are computed: a box's outer pixels and one more each side."""
+    """Pixels x0, y0, x1, y1 (ends excluded) that are computed: the box's, and one more on each side."""
     if any(np.isnan(box)):
         return 0, 0, 0, 0
     x0, y0 = (np.clip(np.floor(low) - 1, 0, size) for low, size in zip(box[:2], (width, height)))
