@@ -17,6 +17,21 @@
 
 namespace mrcnn_plugin {
 
+// a * b, rounded before anything is added to it. nvcc would fuse the two, and then the number of samples of a
+// RoI or the level of a box could differ between the devices, and between two copies of a kernel's code.
+template <typename F>
+MRCNN_HOST_DEVICE F rounded_product(F a, F b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(F) == sizeof(float)) {
+    return __fmul_rn(a, b);
+  } else {
+    return __dmul_rn(a, b);
+  }
+#else
+  return a * b;
+#endif
+}
+
 // Offset into scales/features of the level that pools a box given in image pixels, clamped to the pyramid.
 // Box is the dtype of the boxes; each step rounds as Detectron2's assign_boxes_to_levels does.
 template <typename Box>
@@ -26,7 +41,7 @@ MRCNN_HOST_DEVICE int roi_level(Box x1, Box y1, Box x2, Box y2, int num_levels, 
   const Box size = std::sqrt((x2 - x1) * (y2 - y1));
 #if defined(__CUDA_ARCH__)
   // PyTorch divides a CUDA tensor by a number through its reciprocal.
-  const Box relative = size * (Box(1) / Box(canonical_box_size));
+  const Box relative = rounded_product(size, Box(1) / Box(canonical_box_size));
 #else
   const Box relative = size / Box(canonical_box_size);
 #endif
@@ -35,6 +50,11 @@ MRCNN_HOST_DEVICE int roi_level(Box x1, Box y1, Box x2, Box y2, int num_levels, 
   if (!(level > Box(min_level))) return 0;
   const Box last = Box(min_level + num_levels - 1);
   return level >= last ? num_levels - 1 : static_cast<int>(level) - min_level;
+}
+
+// FPN level of the finest map of a pyramid, whose scale is 2^-level.
+MRCNN_HOST_DEVICE int pyramid_min_level(double finest_scale) {
+  return static_cast<int>(std::lround(-std::log2(finest_scale)));
 }
 
 // Whether a RoI may be pooled at all: a batch index inside the batch, and finite corners.
@@ -58,14 +78,15 @@ template <typename Box>
 MRCNN_HOST_DEVICE RoIAxis roi_axis(Box lo, Box hi, double scale, int64_t pooled_size, int64_t sampling_ratio,
                                    bool aligned) {
   const double offset = aligned ? 0.5 : 0.0;
-  const double start = double(lo) * scale - offset;
-  double size = (double(hi) * scale - offset) - start;
+  const double start = rounded_product(double(lo), scale) - offset;
+  double size = (rounded_product(double(hi), scale) - offset) - start;
   if (!aligned && size < 1.0) size = 1.0;
   RoIAxis axis{start, size / double(pooled_size), double(sampling_ratio)};
   if (sampling_ratio <= 0) {
     // The number of samples jumps with the size of the RoI, so it is computed in the precision of the boxes,
     // in which torchvision computes it.
-    Box box_size = (hi * Box(scale) - Box(offset)) - (lo * Box(scale) - Box(offset));
+    Box box_size =
+        (rounded_product(hi, Box(scale)) - Box(offset)) - (rounded_product(lo, Box(scale)) - Box(offset));
     if (!aligned && box_size < Box(1)) box_size = Box(1);
     axis.samples = double(std::ceil(box_size / Box(pooled_size)));
   }
@@ -80,7 +101,8 @@ MRCNN_HOST_DEVICE double roi_sample_count(const RoIAxis& y, const RoIAxis& x) {
 
 // Position, in feature pixels, of a sample of a bin.
 MRCNN_HOST_DEVICE double roi_sample_position(const RoIAxis& axis, int64_t bin, double sample) {
-  return axis.start + double(bin) * axis.bin_size + (sample + 0.5) * axis.bin_size / axis.samples;
+  return axis.start + rounded_product(double(bin), axis.bin_size) +
+         (sample + 0.5) * axis.bin_size / axis.samples;
 }
 
 // Samples first, first + 1, ..., first + count - 1 of a bin are all that can lie in [-1, size]; some of
@@ -95,7 +117,7 @@ MRCNN_HOST_DEVICE RoISamples roi_samples(const RoIAxis& axis, int64_t bin, int64
   // With 1e15 samples a bin, the few that meet a map weigh nothing in the average.
   if (!(axis.samples > 0 && axis.samples < 1e15)) return none;
   const double last = axis.samples - 1.0;
-  const double begin = axis.start + double(bin) * axis.bin_size;
+  const double begin = axis.start + rounded_product(double(bin), axis.bin_size);
   const double spacing = axis.bin_size / axis.samples;
   if (!(std::fabs(spacing) < 1e300)) return none;
   if (spacing == 0.0) {
