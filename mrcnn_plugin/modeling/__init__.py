@@ -1,1 +1,24 @@
+"""The components registered with Detectron2: poolers, heads, RoI heads, meta architecture.
 
+Axes: N images, R regions of interest (RoIs) of all images together, C channels, K classes or keypoints,
+M side of a mask, S side of a keypoint heatmap. Boxes are xyxy in pixels of the network's input.
+"""
+
+from .config import add_config
+from .keypoint_head import OneHotKeypointHead
+from .mask_head import FCNMaskHead, MLPMaskHead, SoftmaxMaskHead
+from .poolers import ROIPooler
+from .rcnn import MaskRCNN
+from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
+
+__all__ = [
+    "FCNMaskHead",
+    "MLPMaskHead",
+    "MaskRCNN",
+    "MaskRCNNC4ROIHeads",
+    "MaskRCNNROIHeads",
+    "OneHotKeypointHead",
+    "ROIPooler",
+    "SoftmaxMaskHead",
+    "add_config",
+]

@@ -1,0 +1,8 @@
+"""Mean and deviation of ImageNet's pixels, in BGR on the scale 0..255, as its pre-trained weights expect."""
+
+imagenet = dict(
+    bgr_mean=[103.530, 116.280, 123.675],
+    bgr_std=[57.375, 57.120, 58.395],
+    # Weights from Caffe (MSRA's) have the deviation absorbed in their first convolution.
+    caffe_std=[1.0, 1.0, 1.0],
+)

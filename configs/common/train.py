@@ -1,0 +1,16 @@
+"""Settings of the training loop, with the names that Detectron2's tools/lazyconfig_train_net.py reads."""
+
+import torch
+
+train = dict(
+    output_dir="./output",
+    init_checkpoint="",
+    # Detectron2's 1x schedule: 90000 iterations of 16 images.
+    max_iter=90000,
+    amp=dict(enabled=False),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    checkpointer=dict(period=5000, max_to_keep=100),
+    eval_period=5000,
+    log_period=20,
+    device="cuda" if torch.cuda.is_available() else "cpu",
+)

@@ -1,0 +1,53 @@
+"""The configs of this package by name, for those who have no checkout of it at hand.
+
+from mrcnn_plugin import model_zoo
+cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig
+
+
+def config_root() -> Path:
+    """The folder of the configs: `configs/` of a checkout, or `mrcnn_plugin/configs` of an installation."""
+    return Path(str(files("mrcnn_plugin.configs")))
+
+
+def list_configs() -> list[str]:
+    """Names of all configs, relative to `config_root()`; the pieces under common/ are not configs."""
+    root = config_root()
+    names = (path.relative_to(root).as_posix() for path in root.glob("*/**/*.py"))
+    return sorted(name for name in names if not name.startswith("common/"))
+
+
+def get_config_file(config_path: str) -> str:
+    """Path of a config.
+
+    Args:
+        config_path: its name as `list_configs()` gives it; ".py" may be left out.
+
+    Raises:
+        FileNotFoundError: no config has that name; the message names those that come nearest.
+    """
+    name = config_path if config_path.endswith(".py") else f"{config_path}.py"
+    known = list_configs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+        raise FileNotFoundError(f"mrcnn_plugin has no config {config_path!r}; {hint}")
+    return str(config_root() / name)
+
+
+def get_config(config_path: str) -> DictConfig:
+    """Loads a config: `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, not yet instantiated.
+
+    Args:
+        config_path: as for `get_config_file`.
+    """
+    return LazyConfig.load(get_config_file(config_path))

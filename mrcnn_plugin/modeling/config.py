@@ -1,0 +1,21 @@
+"""Keys that the components read from a Detectron2 CfgNode beyond Detectron2's own."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Adds, in place, the keys of mrcnn_plugin to a config from `detectron2.config.get_cfg()`.
+
+    Needed only to set them: a config without these keys builds every component with the defaults below.
+    """
+    head = cfg.MODEL.ROI_MASK_HEAD
+    # What `MaskRCNN` returns for masks: "bitmask", "rle" or "raw".
+    head.MASK_FORMAT = "bitmask"
+    # Probability from which a pixel belongs to the instance.
+    head.MASK_THRESHOLD = 0.5
+    # MLPMaskHead: hidden layers, their width, and the side of the predicted mask.
+    head.NUM_FC = 2
+    head.FC_DIM = 1024
+    head.MASK_SIZE = 28

@@ -1,0 +1,100 @@
+"""Meta architecture: Detectron2's GeneralizedRCNN with a choice of how masks are returned."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances, ROIMasks
+from torch import Tensor
+
+from ..ops import encode_masks, paste_masks
+
+
+def _set_bitmasks(instances: Instances, masks: Tensor, threshold: float) -> None:
+    instances.pred_masks = paste_masks(masks, instances.pred_boxes.tensor, instances.image_size, threshold)
+
+
+def _set_rles(instances: Instances, masks: Tensor, threshold: float) -> None:
+    instances.pred_masks_rle = encode_masks(
+        masks, instances.pred_boxes.tensor, instances.image_size, threshold
+    )
+
+
+def _set_raw(instances: Instances, masks: Tensor, threshold: float) -> None:
+    instances.pred_masks = masks
+
+
+MASK_FORMATS = {"bitmask": _set_bitmasks, "rle": _set_rles, "raw": _set_raw}
+
+
+@META_ARCH_REGISTRY.register()
+class MaskRCNN(GeneralizedRCNN):
+    """Backbone, proposals, RoI heads: GeneralizedRCNN, with masks in the form that its user needs."""
+
+    @configurable
+    def __init__(self, *, mask_format: str = "bitmask", mask_threshold: float = 0.5, **kwargs) -> None:
+        """
+        Args:
+            mask_format: what the results hold for masks.
+                "bitmask": `pred_masks`, bool (R, H, W) at the resolution asked for; Detectron2's contract.
+                "rle": `pred_masks_rle`, R compressed COCO RLE dicts of the same pixels, made without them.
+                "raw": `pred_masks`, float (R, M, M) probabilities within `pred_boxes`.
+            mask_threshold: probability in [0, 1] from which a pixel belongs to the instance.
+            kwargs: as GeneralizedRCNN.
+        """
+        super().__init__(**kwargs)
+        if mask_format not in MASK_FORMATS:
+            raise ValueError(f"mask_format must be one of {sorted(MASK_FORMATS)}, got {mask_format!r}")
+        self.mask_format = mask_format
+        self.mask_threshold = mask_threshold
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        head = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            **super().from_config(cfg),
+            "mask_format": head.get("MASK_FORMAT", "bitmask"),
+            "mask_threshold": head.get("MASK_THRESHOLD", 0.5),
+        }
+
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[dict] | list[Instances]:
+        """As GeneralizedRCNN.inference, but for the form of the masks.
+
+        Returns:
+            One {"instances": Instances} an image, at its "height" x "width", with `pred_boxes`, `scores`,
+            `pred_classes`, masks as `mask_format` says, `pred_keypoints` (R, K, 3). With
+            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (R, 1, M, M).
+        """
+        results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
+        if not do_postprocess:
+            return results
+        return [
+            {"instances": self.postprocess(result, *output_size(image))}
+            for result, image in zip(results, batched_inputs)
+        ]
+
+    def postprocess(self, results: Instances, height: int, width: int) -> Instances:
+        """Scales one image's raw results to height x width pixels; empty boxes are dropped."""
+        fields = results.get_fields()
+        masks = fields.pop("pred_masks", None)
+        # Under another name Detectron2 filters the masks with the rest and leaves the pasting to us.
+        hidden = {} if masks is None else {"roi_masks": masks}
+        results = detector_postprocess(Instances(results.image_size, **fields, **hidden), height, width)
+        if masks is not None:
+            masks = results.roi_masks
+            masks = masks.tensor if isinstance(masks, ROIMasks) else masks[:, 0]
+            results.remove("roi_masks")
+            MASK_FORMATS[self.mask_format](results, masks, self.mask_threshold)
+        return results
+
+
+def output_size(image: dict) -> tuple[int, int]:
+    """Height and width that an input asks its results to have: by default those of its tensor."""
+    height, width = image["image"].shape[-2:]
+    return image.get("height", height), image.get("width", width)
