@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import ROI_KEYPOINT_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
-from detectron2.structures import Instances
+from detectron2.structures import Instances, heatmaps_to_keypoints
 from torch import Tensor
-
-from ..ops import heatmaps_to_keypoints
 
 _IGNORED = -1
 
@@ -75,7 +73,7 @@ def decode(logits: Tensor, instances: list[Instances]) -> None:
     """Sets `pred_keypoints` and `pred_keypoint_heatmaps` of detections from (R, K, S, S) logits, in place."""
     boxes = torch.cat([image.pred_boxes.tensor for image in instances])
     sizes = [len(image) for image in instances]
-    # The op's columns are x, y, logit, score; Detectron2's field holds x, y, score.
+    # Columns are x, y, logit, score; the field holds x, y, score.
     keypoints = heatmaps_to_keypoints(logits, boxes)[:, :, [0, 1, 3]]
     for image, image_keypoints, heatmaps in zip(instances, keypoints.split(sizes), logits.split(sizes)):
         image.pred_keypoints = image_keypoints
