@@ -1,0 +1,151 @@
+// RoIAlign on NCHW maps: whole rows of the window are averaged into bins first (A_y * F), then the few
+// numbers of each such row are brought to their bins by register shuffles (* A_x^T). See simd.h for how
+// this file is included.
+
+namespace mrcnn_plugin::MRCNN_SIMD {
+
+// sum += shuffle(from, indices) * weights, over all segments of one block of output lanes.
+// Segments read two registers at `offset`, so `from` is readable that far.
+template <typename A>
+MRCNN_INLINE void apply_shuffles(const Shuffles<A>& shuffles, const A* from, A* to) {
+  using R = Register<A>;
+  const auto* index = shuffles.index;
+  const A* weight = shuffles.weight;
+  int32_t block = 0;
+  Vector<A> sum = {};
+  for (int32_t s = 0; s < shuffles.segments; ++s) {
+    const ShuffleSegment segment = shuffles.segment[s];
+    for (; block < segment.block; ++block) {
+      store(sum, to + block * R::kLanes);
+      sum = Vector<A>{};
+    }
+    const Vector<A> low = load(from + segment.offset);
+    const Vector<A> high = load(from + segment.offset + R::kLanes);
+    for (int32_t tap = 0; tap < segment.taps; ++tap) {
+      sum += __builtin_shuffle(low, high, read_as<typename R::Indices>(index)) * load(weight);
+      index += R::kLanes;
+      weight += R::kLanes;
+    }
+  }
+  for (; block < shuffles.blocks; ++block) {
+    store(sum, to + block * R::kLanes);
+    sum = Vector<A>{};
+  }
+}
+
+// to[0 .. N registers) = the band's row applied to rows of a map.
+template <int N, typename T, typename A>
+MRCNN_INLINE void average_rows(const Band<A>& band, int32_t row, const T* window, int64_t row_stride, A* to) {
+  constexpr int kLanes = Register<A>::kLanes;
+  Vector<A> sums[N] = {};
+  for (int32_t i = band.start[row]; i < band.start[row + 1]; ++i) {
+    const T* pixels = window + band.column[i] * row_stride;
+    const Vector<A> weight = Vector<A>{} + band.weight[i];
+    for (int v = 0; v < N; ++v) sums[v] += load(pixels + v * kLanes) * weight;
+  }
+  for (int v = 0; v < N; ++v) store(sums[v], to + v * kLanes);
+}
+
+template <typename T, typename A>
+MRCNN_INLINE void average_all_rows(const Band<A>& band, const T* window, int64_t row_stride, int64_t pitch,
+                                   int32_t vectors, A* to) {
+  constexpr int kLanes = Register<A>::kLanes;
+  int32_t v = 0;
+  for (; v + 4 <= vectors; v += 4) {
+    for (int32_t row = 0; row < band.rows; ++row) {
+      average_rows<4>(band, row, window + v * kLanes, row_stride, to + row * pitch + v * kLanes);
+    }
+  }
+  for (int32_t row = 0; row < band.rows && v < vectors; ++row) {
+    const T* from = window + v * kLanes;
+    A* sums = to + row * pitch + v * kLanes;
+    if (vectors - v == 3) average_rows<3>(band, row, from, row_stride, sums);
+    if (vectors - v == 2) average_rows<2>(band, row, from, row_stride, sums);
+    if (vectors - v == 1) average_rows<1>(band, row, from, row_stride, sums);
+  }
+}
+
+// The same where a full register would reach past the end of the map's memory.
+template <typename T, typename A>
+void average_all_rows_carefully(const Band<A>& band, const T* window, int64_t row_stride, int32_t width,
+                                int64_t pitch, A* to) {
+  for (int32_t row = 0; row < band.rows; ++row) {
+    A* sums = to + row * pitch;
+    for (int32_t x = 0; x < width; ++x) sums[x] = A(0);
+    for (int32_t i = band.start[row]; i < band.start[row + 1]; ++i) {
+      const T* pixels = window + band.column[i] * row_stride;
+      for (int32_t x = 0; x < width; ++x) sums[x] += A(pixels[x]) * band.weight[i];
+    }
+  }
+}
+
+template <typename T>
+void pool_nchw(const T* window, const T* end, int64_t channel_stride, int64_t row_stride, int64_t channels,
+               const RoIPlan<Accumulate<T>>& plan, Accumulate<T>* scratch, T* pooled) {
+  using A = Accumulate<T>;
+  constexpr int kLanes = Register<A>::kLanes;
+  const int32_t height = plan.y.gather.rows;
+  const int32_t width = plan.x.gather.rows;
+  const int32_t vectors = (plan.x.extent + kLanes - 1) / kLanes;
+  const int64_t pitch = int64_t(vectors + 2) * kLanes;
+  A* bins = scratch + height * pitch;
+  for (int64_t c = 0; c < channels; ++c) {
+    const T* plane = window + c * channel_stride;
+    if (end - plane >= (plan.y.extent - 1) * row_stride + vectors * kLanes) {
+      average_all_rows(plan.y.gather, plane, row_stride, pitch, vectors, scratch);
+    } else {
+      average_all_rows_carefully(plan.y.gather, plane, row_stride, plan.x.extent, pitch, scratch);
+    }
+    for (int32_t row = 0; row < height; ++row) {
+      apply_shuffles(plan.x_gather, scratch + row * pitch, bins + row * width);
+    }
+    convert(bins, int64_t(height) * width, pooled + c * height * width);
+  }
+}
+
+// planes[row] += sum over bins of weight * spread[bin], for one row of the window.
+template <typename A>
+MRCNN_INLINE void add_row(const Band<A>& band, int32_t row, const A* spread, int64_t pitch, int32_t vectors,
+                          A* pixels) {
+  constexpr int kLanes = Register<A>::kLanes;
+  const int32_t begin = band.start[row];
+  const int32_t end = band.start[row + 1];
+  for (int32_t v = 0; v < vectors; ++v) {
+    Vector<A> sum = load(pixels + v * kLanes);
+    for (int32_t i = begin; i < end; ++i) {
+      sum += load(spread + band.column[i] * pitch + v * kLanes) * (Vector<A>{} + band.weight[i]);
+    }
+    store(sum, pixels + v * kLanes);
+  }
+}
+
+template <typename T>
+void spread_nchw(const T* pooled_grad, int64_t channels, const RoIPlan<Accumulate<T>>& plan,
+                 int32_t row_begin, int32_t row_end, Accumulate<T>* scratch, Accumulate<T>* planes,
+                 int64_t plane_stride, int64_t plane_pitch) {
+  using A = Accumulate<T>;
+  constexpr int kLanes = Register<A>::kLanes;
+  const Band<A>& band = plan.y.scatter;
+  const int32_t height = plan.y.gather.rows;
+  const int32_t width = plan.x.gather.rows;
+  const int32_t vectors = (plan.x.extent + kLanes - 1) / kLanes;
+  const int64_t pitch = int64_t(vectors) * kLanes;
+  A* bins = scratch + height * pitch;
+  int32_t first_bin = height, last_bin = -1;
+  for (int32_t i = band.start[row_begin]; i < band.start[row_end]; ++i) {
+    first_bin = band.column[i] < first_bin ? band.column[i] : first_bin;
+    last_bin = band.column[i] > last_bin ? band.column[i] : last_bin;
+  }
+  for (int64_t c = 0; c < channels && first_bin <= last_bin; ++c) {
+    convert(pooled_grad + c * height * width, int64_t(height) * width, bins);
+    for (int32_t bin = first_bin; bin <= last_bin; ++bin) {
+      apply_shuffles(plan.x_scatter, bins + bin * width, scratch + bin * pitch);
+    }
+    A* plane = planes + c * plane_stride;
+    for (int32_t row = row_begin; row < row_end; ++row) {
+      add_row(band, row, scratch, pitch, vectors, plane + (row - row_begin) * plane_pitch);
+    }
+  }
+}
+
+}  // namespace mrcnn_plugin::MRCNN_SIMD

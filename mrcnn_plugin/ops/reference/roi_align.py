@@ -1,0 +1,131 @@
+"""RoIAlign in plain PyTorch: a loop over RoIs, each pooled by two small dense matrices."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def multi_level_roi_align(
+    features: list[Tensor],  # L x [N, C, H_l, W_l]
+    boxes: Tensor,  # [K, 5]
+    scales: list[float],
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    canonical_box_size: float,
+    canonical_level: int,
+    aligned: bool,
+    max_pool: bool,
+) -> Tensor:  # [K, C, P, Q]
+    """The arguments of ``torch.ops.mrcnn_plugin.multi_level_roi_align``; differentiable in the features."""
+    _check_values(boxes, features[0].shape[0])
+    levels = assign_levels(boxes[:, 1:], scales, canonical_box_size, canonical_level).tolist()
+    pooled = []
+    for roi, level in zip(boxes, levels):
+        _, _, height, width = features[level].shape
+        window = features[level][int(roi[0])]
+        ys = _bins(roi[2], roi[4], scales[level], pooled_height, sampling_ratio, aligned, height)
+        xs = _bins(roi[1], roi[3], scales[level], pooled_width, sampling_ratio, aligned, width)
+        pooled.append(_max(window, ys, xs) if max_pool else _average(window, ys, xs))
+    if not pooled:
+        zero = sum(feature.sum() * 0 for feature in features)
+        return zero.expand(0, features[0].shape[1], pooled_height, pooled_width).clone()
+    output = torch.stack(pooled).to(features[0].dtype)
+    first = features[0]
+    if first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous():
+        output = output.contiguous(memory_format=torch.channels_last)
+    return output
+
+
+def assign_levels(
+    boxes: Tensor, scales: list[float], canonical_box_size: float, canonical_level: int
+) -> Tensor:
+    """Offset into `scales` for each box (K, 4) in image pixels: Feature Pyramid Networks, Eq. 1."""
+    if len(scales) == 1:
+        return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    levels = (canonical_level + torch.log2(sizes / canonical_box_size + 1e-8)).floor()
+    min_level = round(-math.log2(scales[0]))
+    levels = levels.nan_to_num(nan=min_level).clamp(min_level, min_level + len(scales) - 1)
+    return levels.to(torch.int64) - min_level
+
+
+def _check_values(boxes: Tensor, batch_size: int) -> None:
+    if not torch.isfinite(boxes[:, 1:]).all():
+        raise ValueError("boxes must be finite; drop such boxes before pooling")
+    indices = boxes[:, 0]
+    if not ((indices > -1) & (indices < batch_size)).all():
+        raise ValueError(f"boxes[:, 0], the batch index, must be in [0, {batch_size})")
+
+
+class _Samples(NamedTuple):
+    positions: Tensor  # [bins, listed samples], feature pixels
+    total: int  # samples of a bin, listed or not
+    size: int  # pixels of the map
+
+    def weights(self, dtype: torch.dtype) -> Tensor:
+        """(bins, samples, size): the bilinear weights of each sample; all 0 outside [-1, size]."""
+        inside = (self.positions >= -1) & (self.positions <= self.size)
+        clamped = self.positions.clamp(0, self.size - 1)
+        low = clamped.floor().long()
+        high = (low + 1).clamp(max=self.size - 1)
+        fraction = clamped - low
+        weights = fraction.new_zeros(*fraction.shape, self.size)
+        weights.scatter_add_(2, low[..., None], ((1 - fraction) * inside)[..., None])
+        weights.scatter_add_(2, high[..., None], (fraction * inside)[..., None])
+        return weights.to(dtype)
+
+
+def _bins(
+    low: Tensor, high: Tensor, scale: float, bins: int, sampling_ratio: int, aligned: bool, size: int
+) -> _Samples:
+    """Samples along one axis of a RoI; of astronomically many, those that can meet the map."""
+    offset = 0.5 if aligned else 0.0
+    start = float(low) * scale - offset
+    length = float(high) * scale - offset - start
+    if sampling_ratio > 0:
+        samples = sampling_ratio
+    else:
+        # In the boxes' own precision, as torchvision counts.
+        extent = (high * scale - offset) - (low * scale - offset)
+        extent = extent if aligned else extent.clamp(min=1)
+        samples = float((extent / bins).ceil())
+        samples = int(min(max(samples, 0), 1e15))
+    length = length if aligned else max(length, 1.0)
+    bin_size = length / bins
+    if samples == 0 or not math.isfinite(bin_size):
+        empty = torch.zeros(bins, 0, dtype=torch.float64, device=low.device)
+        return _Samples(empty, samples, size)
+    begins = start + bin_size * torch.arange(bins, dtype=torch.float64, device=low.device)
+    first, count = torch.zeros_like(begins), samples
+    spacing = bin_size / samples
+    if samples > size + 4 and spacing > 0:
+        count = min(samples, int((size + 1) / spacing) + 4)
+        first = ((-1 - begins) / spacing - 1.5).floor().clamp(0, samples - count)
+    index = first[:, None] + torch.arange(count, dtype=torch.float64, device=low.device)
+    positions = begins[:, None] + (index + 0.5) * bin_size / samples
+    return _Samples(positions, samples, size)
+
+
+def _average(window: Tensor, ys: _Samples, xs: _Samples) -> Tensor:
+    """(C, H, W) to (C, P, Q): the sum over samples of A_y F A_x^T over their number."""
+    window = window if window.dtype == torch.float64 else window.float()
+    rows = ys.weights(torch.float64).sum(1) / max(ys.total, 1)
+    columns = xs.weights(torch.float64).sum(1) / max(xs.total, 1)
+    return rows.to(window.dtype) @ window @ columns.to(window.dtype).T
+
+
+def _max(window: Tensor, ys: _Samples, xs: _Samples) -> Tensor:
+    """(C, H, W) to (C, P, Q): the largest sample of each bin, those outside the map being 0."""
+    window = window if window.dtype == torch.float64 else window.float()
+    rows, columns = ys.weights(window.dtype), xs.weights(window.dtype)
+    if rows.shape[1] == 0 or columns.shape[1] == 0:
+        return window.sum() * 0 + window.new_zeros(len(window), len(rows), len(columns))
+    samples = torch.einsum("pih,chw,qjw->cpqij", rows, window, columns).flatten(3)
+    if rows.shape[1] < ys.total or columns.shape[1] < xs.total:
+        samples = torch.cat([samples, torch.zeros_like(samples[..., :1])], dim=3)
+    return samples.max(dim=3).values

@@ -1,0 +1,255 @@
+"""RoIAlign (Mask R-CNN, section 3) on one feature map or on a whole pyramid.
+
+Axes: N images, C channels, H x W pixels of a feature map, K RoIs, L levels, P x Q bins of a pooled RoI.
+Boxes are x1, y1, x2, y2 in image pixels; a level's scale is its size over the image's (1 / stride).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import library
+from .reference import roi_align as reference
+
+_MODES = ("avg", "max")
+_FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def roi_align(
+    input: Tensor,  # [N, C, H, W]
+    boxes: Tensor | Sequence[Tensor],  # [K, 5], or N tensors [K_n, 4]
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    mode: str = "avg",
+) -> Tensor:  # [K, C, P, Q]
+    """Pools each box of a feature map into a fixed number of bins; torchvision's signature and results.
+
+    Args:
+        input: feature map (N, C, H, W), float32, float16, bfloat16 or float64; any strides.
+        boxes: (K, 5) batch index, x1, y1, x2, y2 in image pixels, or a list of N tensors (K_n, 4). Used in
+            float32 (float64 where `input` is float64 and they are too).
+        output_size: bins P, Q, or one number for both.
+        spatial_scale: size of `input` over the size of the image the boxes refer to.
+        sampling_ratio: samples of a bin along each axis; <= 0: as many as it has feature pixels, rounded up.
+        aligned: subtract half a feature pixel, so that pixel centres are meant (Detectron2's ROIAlignV2).
+        mode: "avg", or "max" over the bilinear samples of a bin, the paper's other aggregation.
+
+    Returns:
+        (K, C, P, Q) in the dtype and memory format of `input`.
+
+    Raises:
+        ValueError, RuntimeError: wrong shape, dtype or device; on the CPU also a batch index outside [0, N)
+            and boxes that are not finite. CUDA kernels cannot look without waiting for the device: such a
+            RoI is NaN there, and nothing is read out of bounds.
+
+    Differentiable once in `input`. The CPU backward always gives the same bits; the CUDA backward does
+    under ``torch.use_deterministic_algorithms(True)``.
+    """
+    if not isinstance(boxes, Tensor):
+        boxes = _to_rois(boxes, input)
+    return multi_level_roi_align(
+        [input], boxes, [spatial_scale], output_size, sampling_ratio, aligned=aligned, mode=mode
+    )
+
+
+def multi_level_roi_align(
+    features: Sequence[Tensor],  # L x [N, C, H_l, W_l]
+    boxes: Tensor,  # [K, 5]
+    scales: Sequence[float],
+    output_size: int | tuple[int, int],
+    sampling_ratio: int,
+    *,
+    canonical_box_size: float = 224,
+    canonical_level: int = 4,
+    aligned: bool = True,
+    mode: str = "avg",
+) -> Tensor:  # [K, C, P, Q]
+    """Pools each box from the pyramid level that fits its size, in one launch for all levels and images.
+
+    A box of area a goes to level floor(canonical_level + log2(sqrt(a) / canonical_box_size)), clamped to the
+    levels given (Feature Pyramid Networks, Eq. 1; rounded as Detectron2's ROIPooler rounds it).
+
+    Args:
+        features: L maps (N, C, H_l, W_l), finest first, of one dtype and device.
+        boxes: (K, 5) batch index, x1, y1, x2, y2 in image pixels; see `roi_align`.
+        scales: of each level, 1 / stride; halving from level to level.
+        canonical_box_size, canonical_level: a box of that size, in image pixels, is pooled from that level
+            (level l has stride 2^l).
+
+    Returns:
+        (K, C, P, Q) in the dtype and memory format of `features[0]`.
+
+    The other arguments, the errors and the gradient are those of `roi_align`.
+    """
+    features = list(features)
+    height, width = _pair(output_size)
+    boxes = _check(features, boxes, scales, mode)
+    arguments = (
+        features,
+        boxes,
+        [float(scale) for scale in scales],
+        height,
+        width,
+        int(sampling_ratio),
+        float(canonical_box_size),
+        int(canonical_level),
+        bool(aligned),
+        mode == "max",
+    )
+    if library.native(boxes.device.type):
+        return torch.ops.mrcnn_plugin.multi_level_roi_align(*arguments)
+    return reference.multi_level_roi_align(*arguments)
+
+
+class ROIAlign(nn.Module):
+    """`roi_align` as a module, with the constructor of Detectron2's ROIAlign."""
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = True,
+        mode: str = "avg",
+    ) -> None:
+        super().__init__()
+        if mode not in _MODES:
+            raise ValueError(f"mode must be one of {_MODES}, got {mode!r}")
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.mode = mode
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """(N, C, H, W) features and (K, 5) boxes, as for `roi_align`, to (K, C, P, Q)."""
+        return roi_align(
+            input,
+            rois,
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+            mode=self.mode,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, mode={self.mode!r}"
+        )
+
+
+def _pair(output_size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(output_size, (tuple, list)):
+        if len(output_size) != 2:
+            raise ValueError(f"output_size must be a number or a pair, got {output_size}")
+        return output_size[0], output_size[1]
+    return output_size, output_size
+
+
+def _to_rois(boxes: Sequence[Tensor], input: Tensor) -> Tensor:
+    """Boxes of each image, N x (K_n, 4), to (K, 5) with the batch index in front."""
+    if len(boxes) != input.shape[0]:
+        raise ValueError(f"boxes must be a list of {input.shape[0]} tensors, one an image, got {len(boxes)}")
+    for image, one in enumerate(boxes):
+        if one.dim() != 2 or one.shape[1] != 4:
+            raise ValueError(f"boxes[{image}] must have shape (K, 4), got {tuple(one.shape)}")
+    # Batch indices in half precision would be wrong from 2048 images on.
+    boxes = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in boxes]
+    rois = [nn.functional.pad(one, (1, 0), value=float(image)) for image, one in enumerate(boxes)]
+    return torch.cat(rois) if rois else input.new_zeros((0, 5), dtype=torch.float32)
+
+
+def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode: str) -> Tensor:
+    """Shapes, dtypes and devices, on every device alike; returns the boxes in the dtype the op takes."""
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {_MODES}, got {mode!r}")
+    if not features or len(features) != len(scales):
+        raise ValueError(
+            f"features and scales must have one entry a level, got {len(features)} and {len(scales)}"
+        )
+    first = features[0]
+    for level, feature in enumerate(features):
+        if feature.dim() != 4 or feature.shape[:2] != first.shape[:2]:
+            raise ValueError(
+                f"features[{level}] must have shape (N, C, H, W) with the N and C of features[0] "
+                f"{tuple(first.shape)}, got {tuple(feature.shape)}"
+            )
+        if feature.dtype != first.dtype or feature.device != first.device:
+            raise ValueError(
+                f"features[{level}] must have the dtype and device of features[0] ({first.dtype}, "
+                f"{first.device}), got {feature.dtype}, {feature.device}"
+            )
+    if first.dtype not in _FEATURE_DTYPES:
+        raise ValueError(f"features must have one of the dtypes {_FEATURE_DTYPES}, got {first.dtype}")
+    if boxes.dim() != 2 or boxes.shape[1] != 5:
+        raise ValueError(f"boxes must have shape (K, 5), got {tuple(boxes.shape)}")
+    if boxes.device != first.device:
+        raise ValueError(f"boxes must be on the device of the features, {first.device}, got {boxes.device}")
+    if boxes.dtype in (torch.float16, torch.bfloat16):
+        return boxes.float()
+    if boxes.dtype != torch.float32 and not boxes.dtype == first.dtype == torch.float64:
+        raise ValueError(
+            f"boxes must be float32 (or float64 like the features), got {boxes.dtype}; use boxes.float()"
+        )
+    return boxes
+
+
+def _is_channels_last(feature: Tensor) -> bool:
+    return feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous()
+
+
+def _empty(sizes: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(sizes, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _fake_forward(features, boxes, scales, pooled_height, pooled_width, *_):
+    sizes = (boxes.shape[0], features[0].shape[1], pooled_height, pooled_width)
+    return _empty(sizes, features[0], _is_channels_last(features[0]))
+
+
+def _fake_backward(grad_output, features, *_):
+    channels_last = _is_channels_last(features[0])
+    return [_empty(feature.shape, feature, channels_last) for feature in features]
+
+
+def _setup_context(ctx, inputs, output):
+    features, boxes, scales, _, _, *options = inputs
+    ctx.save_for_backward(boxes, *features)
+    ctx.scales = scales
+    ctx.options = options
+
+
+def _backward(ctx, grad_output):
+    boxes, *features = ctx.saved_tensors
+    grads = torch.ops.mrcnn_plugin.multi_level_roi_align_backward(
+        grad_output, features, boxes, ctx.scales, *ctx.options, torch.are_deterministic_algorithms_enabled()
+    )
+    return grads, None, None, None, None, None, None, None, None, None
+
+
+def _setup_nothing(ctx, inputs, output):
+    pass
+
+
+def _double_backward(ctx, *grads):
+    raise RuntimeError("double backward is not supported by roi_align: its gradient has no derivative here")
+
+
+if library.STATUS["cpu"] is None:
+    torch.library.register_fake("mrcnn_plugin::multi_level_roi_align", _fake_forward)
+    torch.library.register_fake("mrcnn_plugin::multi_level_roi_align_backward", _fake_backward)
+    torch.library.register_autograd(
+        "mrcnn_plugin::multi_level_roi_align", _backward, setup_context=_setup_context
+    )
+    torch.library.register_autograd(
+        "mrcnn_plugin::multi_level_roi_align_backward", _double_backward, setup_context=_setup_nothing
+    )
