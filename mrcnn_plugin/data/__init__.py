@@ -1,7 +1,17 @@
 """Data sets: the built-in ones, COCO-format ones from the command line, and checks before training."""
 
-from .registration import datasets_root, register_shapes, register_shapes_set
+from .checks import DatasetReport, check_datasets
+from .coco_summary import DatasetError
+from .registration import datasets_root, ensure_registered, register_shapes, register_shapes_set
 
-__all__ = ["datasets_root", "register_shapes", "register_shapes_set"]
+__all__ = [
+    "DatasetError",
+    "DatasetReport",
+    "check_datasets",
+    "datasets_root",
+    "ensure_registered",
+    "register_shapes",
+    "register_shapes_set",
+]
 
 register_shapes()

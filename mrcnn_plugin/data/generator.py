@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from .drawing import SHAPES, draw_sample
 from .figure import KEYPOINT_NAMES, LIMBS
+from .files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ GENERATOR = "mrcnn_plugin.data.shapes"
 KINDS = {"shapes": ("shapes", "instances"), "keypoints": ("shapes_keypoints", "person_keypoints")}
 SPLITS = {"train": 2000, "val": 300}
 JPEG_QUALITY = 92
-IMAGE_NAME = re.compile(r"\d{6}\.jpg(\.part)?")
+IMAGE_NAME = re.compile(r"\d{6}\.jpg(\.\d+\.part)?")
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,6 @@ def categories(kind: str) -> list[dict]:
     skeleton = [[KEYPOINT_NAMES.index(end) + 1 for end in limb] for limb in LIMBS]
     figure = {"id": 1, "name": "figure", "supercategory": "figure"}
     return [figure | {"keypoints": list(KEYPOINT_NAMES), "skeleton": skeleton}]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside path and rename, so that no reader and no interruption sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def recorded(paths: SetPaths) -> dict | None:

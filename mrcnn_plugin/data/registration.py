@@ -1,16 +1,27 @@
-"""Registration with Detectron2's catalogs: the built-in sets, drawn when they are first loaded."""
+"""Registration with Detectron2's catalogs.
+
+Built-in sets are drawn when they are first loaded. COCO-format data of one's own needs no code: the name
+`coco:ANNOTATIONS.json:IMAGE_ROOT` stands for itself wherever a config takes the name of a data set. Its last
+colon separates the two paths, so IMAGE_ROOT can hold none.
+"""
 
 from __future__ import annotations
 
 import colorsys
+import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from .coco_summary import DatasetError, summarize
 from .generator import KINDS, SPLITS, categories, ensure_set, set_paths
+
+CUSTOM_PREFIX = "coco:"
+# What draws a built-in set unless it is there, by the name of the set.
+DRAWN_SETS: dict[str, Callable[[], object]] = {}
 
 
 def datasets_root() -> str:
@@ -35,10 +46,14 @@ def register_shapes_set(name: str, root: str, kind: str, split: str) -> None:
     """Register one drawn set (kind "shapes" or "keypoints", split "train" or "val") under `name`."""
     json_file, image_root = map(str, set_paths(root, kind, split))
 
-    def load() -> list[dict]:
+    def draw() -> None:
         ensure_set(root, kind, split)
+
+    def load() -> list[dict]:
+        draw()
         return load_coco_json(json_file, image_root, name)
 
+    DRAWN_SETS[name] = draw
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=json_file,
@@ -46,6 +61,54 @@ def register_shapes_set(name: str, root: str, kind: str, split: str) -> None:
         evaluator_type="coco",
         **metadata_of(categories(kind)),
     )
+
+
+def as_names(names: str | Iterable[str]) -> list[str]:
+    """The names of data sets as a list, from the forms that configs give them in."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def ensure_registered(names: str | Iterable[str]) -> None:
+    """Register those of `names` that are of the form coco:ANNOTATIONS.json:IMAGE_ROOT and not yet known.
+
+    Classes, and keypoints with their flip map and skeleton, are read from the JSON file.
+    Raises DatasetError for a name that Detectron2 does not know, or a file that cannot be read.
+    """
+    for name in as_names(names):
+        if name in DatasetCatalog:
+            continue
+        if not name.startswith(CUSTOM_PREFIX):
+            close = difflib.get_close_matches(name, DatasetCatalog.list(), 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            own = f"your own data is {CUSTOM_PREFIX}ANNOTATIONS.json:IMAGE_ROOT"
+            raise DatasetError(f"{name}: no such data set; {hint}({own})")
+        register_custom(name)
+
+
+def register_custom(name: str) -> None:
+    """Register the data set coco:ANNOTATIONS.json:IMAGE_ROOT under that name."""
+    json_file, _, image_root = name.removeprefix(CUSTOM_PREFIX).rpartition(":")
+    if not json_file or not image_root:
+        raise DatasetError(f"{name}: expected {CUSTOM_PREFIX}ANNOTATIONS.json:IMAGE_ROOT, got no image root")
+    metadata = metadata_of(summarize(json_file).categories)
+    keypoint_names = metadata.get("keypoint_names")
+
+    def load() -> list[dict]:
+        records = load_coco_json(json_file, image_root, name)
+        return label_keypoints(records, len(keypoint_names)) if keypoint_names else records
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
+    )
+
+
+def label_keypoints(records: list[dict], num_keypoints: int) -> list[dict]:
+    """Give instances without keypoints `num_keypoints` unlabelled ones: Detectron2 wants all or none."""
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation.setdefault("keypoints", [0.0] * (3 * num_keypoints))
+    return records
 
 
 def metadata_of(coco_categories: Iterable[dict]) -> dict:

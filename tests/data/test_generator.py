@@ -93,7 +93,7 @@ def test_incomplete_sets_are_redrawn(tmp_path, damage):
         (paths.image_root / "000003.jpg").unlink()
     elif damage == "json":
         paths.json_file.unlink()
-        (paths.image_root / "000003.jpg.part").write_bytes(b"half")
+        (paths.image_root / "000003.jpg.7.part").write_bytes(b"half")
     else:
         for image in paths.image_root.iterdir():
             image.unlink()

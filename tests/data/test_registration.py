@@ -26,20 +26,15 @@ from mrcnn_plugin.data.registration import connection_rules, flip_map, metadata_
 
 @pytest.fixture
 def small_set(tmp_path):
-    """Registers a set of 12 small images under a name of its own, and forgets it afterwards."""
-    names = []
+    """Registers a set of 12 small images under a name of its own."""
 
     def register(kind):
         ensure_set(tmp_path, kind, "train", SetParameters(kind, "train", images=12, size=96))
         name = f"test_{kind}_train"
         register_shapes_set(name, str(tmp_path), kind, "train")
-        names.append(name)
         return name
 
-    yield register
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return register
 
 
 @pytest.mark.parametrize("folder", ["shapes", "shapes_keypoints"])
@@ -68,13 +63,9 @@ def test_registering_twice_is_harmless():
 def test_sets_are_drawn_when_first_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("mrcnn_plugin.data.generator.SPLITS", {"train": 3, "val": 2})
     register_shapes_set("test_lazy", str(tmp_path), "shapes", "val")
-    try:
-        assert list(tmp_path.iterdir()) == []
-        assert len(DatasetCatalog.get("test_lazy")) == 2
-        assert set_paths(tmp_path, "shapes", "val").json_file.exists()
-    finally:
-        DatasetCatalog.remove("test_lazy")
-        MetadataCatalog.remove("test_lazy")
+    assert list(tmp_path.iterdir()) == []
+    assert len(DatasetCatalog.get("test_lazy")) == 2
+    assert set_paths(tmp_path, "shapes", "val").json_file.exists()
 
 
 def mapped(name, *, flip, masks="polygon", keypoints=False):
