@@ -17,6 +17,7 @@ from .registration import CUSTOM_PREFIX, DRAWN_SETS, as_names, datasets_root, en
 COCO_EVALUATORS = ("coco", "lvis")
 FOLDER_KEYS = ("image_root", "image_dir", "gt_dir", "gt_root", "panoptic_root", "sem_seg_root", "dirname")
 MAX_CLASS_ROWS = 100
+COCO_KEYPOINTS = 17
 SAME_CLASSES = 'give "categories" the same names in the same order of ids'
 
 
@@ -104,7 +105,7 @@ def check_datasets(
             source = Source(name, summary)
             source.check_classes(num_classes, class_names, report.warnings)
             if num_keypoints is not None:
-                source.check_keypoints(num_keypoints, training)
+                source.check_keypoints(num_keypoints, training, report.warnings)
             if training:
                 source.check_instances(needs_masks, mask_format, report.warnings)
     check_same_classes(report.summaries)
@@ -135,7 +136,7 @@ def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary |
         raise DatasetError(
             f"{json_file}: no such file, the annotations of {name}; {path_mend(name, json_file)}"
         )
-    summary = summarize(json_file, cache_dir)
+    summary = summarize(json_file, cache_dir, lvis=metadata.get("evaluator_type") == "lvis")
     check_images(name, summary, metadata)
     return summary
 
@@ -187,11 +188,13 @@ class Source:
         self, num_classes: int | None, class_names: Iterable[str] | None, warnings: list[str]
     ) -> None:
         own = self.summary.class_names
-        registered = MetadataCatalog.get(self.name).get("thing_classes")
-        if registered is not None and list(registered) != own:
+        metadata = MetadataCatalog.get(self.name)
+        registered = metadata.get("thing_classes")
+        # LVIS classes are known by a synonym of their name.
+        if registered is not None and metadata.get("evaluator_type") != "lvis" and list(registered) != own:
             raise self.error(
                 f"its classes are not those known for {self.name} ({difference(own, registered)}); "
-                f"use {CUSTOM_PREFIX}{self.json_file}:{MetadataCatalog.get(self.name).image_root} instead"
+                f"use {CUSTOM_PREFIX}{self.json_file}:{metadata.image_root} instead"
             )
         if class_names is not None and list(class_names) != own:
             raise self.error(
@@ -206,7 +209,7 @@ class Source:
             raise self.error(f"has {len(own)} classes, the model {num_classes}: it lacks {unknown}; {mend}")
         warnings.append(f"{self.json_file} has {len(own)} classes, the model {num_classes}; {mend} to match")
 
-    def check_keypoints(self, num_keypoints: int, training: bool) -> None:
+    def check_keypoints(self, num_keypoints: int, training: bool, warnings: list[str]) -> None:
         names = MetadataCatalog.get(self.name).get("keypoint_names")
         if not names:
             with_keypoints = [c["name"] for c in self.summary.categories if c.get("keypoints")]
@@ -231,6 +234,11 @@ class Source:
             raise self.error(
                 "not one keypoint is labelled, but the model has a keypoint head; "
                 "use annotations that have some, or a config without keypoints"
+            )
+        if num_keypoints != COCO_KEYPOINTS:
+            warnings.append(
+                f"COCO's OKS sigmas are for {COCO_KEYPOINTS} keypoints; to evaluate {num_keypoints}, "
+                "give their own: dataloader.evaluator.kpt_oks_sigmas=[...] (YAML: TEST.KEYPOINT_OKS_SIGMAS)"
             )
 
     def check_instances(self, needs_masks: bool, mask_format: str, warnings: list[str]) -> None:

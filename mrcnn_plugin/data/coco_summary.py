@@ -91,23 +91,26 @@ def default_cache_dir() -> Path:
     return Path(own) if own else Path(base, "mrcnn_plugin")
 
 
-def summarize(json_file: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> CocoSummary:
+def summarize(
+    json_file: str | os.PathLike, cache_dir: str | os.PathLike | None = None, *, lvis: bool = False
+) -> CocoSummary:
     """Summary of an annotation file; an unchanged file (path, size, time) is read only once.
 
     cache_dir: where summaries are kept, `default_cache_dir()` when None; one that cannot be written is done
-    without. Raises DatasetError.
+    without; lvis: images are named by the last two parts of their `coco_url`, as in LVIS. Raises DatasetError.
     """
     path = Path(json_file)
     try:
         stat = path.stat()
     except OSError as error:
         raise DatasetError(f"{path}: no such annotation file ({error.strerror})") from error
-    key = f"{VERSION}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    key = f"{VERSION}|{lvis}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
     cached = folder / f"coco-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     summary = read_cached(cached)
     if summary is None:
-        summary = Reader(path).summarize(read_json(path))
+        logger.info("Checking %s (%.0f MB), once as long as it does not change", path, stat.st_size / 1e6)
+        summary = Reader(path, lvis).summarize(read_json(path))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(cached, json.dumps(asdict(summary)).encode())
@@ -144,8 +147,8 @@ def read_json(path: Path) -> object:
 class Reader:
     """One pass over the parsed JSON of `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, lvis: bool = False) -> None:
+        self.path, self.lvis = path, lvis
 
     def error(self, message: str) -> DatasetError:
         return DatasetError(f"{self.path}: {message}")
@@ -211,10 +214,10 @@ class Reader:
     def files(self, images: list[dict]) -> dict[str, list[str]]:
         folders = defaultdict(list)
         for image in images:
-            # LVIS gives only the URL, whose last two parts are folder and name.
-            name = image.get("file_name") or "/".join(image.get("coco_url", "").split("/")[-2:])
-            if not name:
-                raise self.error(f'image {image["id"]} has no "file_name"; add it or remove the image')
+            key = "coco_url" if self.lvis else "file_name"
+            if not image.get(key):
+                raise self.error(f'image {image["id"]} has no "{key}"; add it or remove the image')
+            name = "/".join(image[key].split("/")[-2:]) if self.lvis else image[key]
             folder, base = os.path.split(name)
             folders[folder].append(base)
         return dict(folders)

@@ -155,7 +155,9 @@ def test_keypoints_of_the_model(write, coco):
     coco["annotations"][0]["keypoints"] = [1, 2, 2, 3, 4, 0]
     message = fails(write(coco, "c.json"), num_keypoints=17)
     assert "its class 'cat' has 2 keypoints, the model 17; set model.roi_heads.keypoint_head" in message
-    assert check_datasets(write(coco, "c.json"), num_keypoints=2).summaries.popitem()[1].keypoints == 1
+    report = check_datasets(write(coco, "c.json"), num_keypoints=2)
+    assert report.summaries.popitem()[1].keypoints == 1
+    assert "to evaluate 2, give their own: dataloader.evaluator.kpt_oks_sigmas=[...]" in report.warnings[0]
     coco["categories"][0]["keypoints"] = ["nose", "ear"]
     message = fails(write(coco, "d.json"), num_keypoints=2)
     assert "its classes cat, dog have different keypoints" in message
@@ -192,6 +194,7 @@ def test_built_in_sets_are_drawn(tmp_path):
     register_shapes_set("test_figures", str(tmp_path), "keypoints", "val")
     report = check_datasets("test_figures", num_classes=1, num_keypoints=17, needs_masks=True)
     assert report.summaries["test_figures"].images == 4
+    assert report.warnings == []
     assert report.summaries["test_figures"].keypoints > 20
 
 

@@ -59,7 +59,7 @@ def test_keypoints_are_counted(tmp_path, coco):
 def test_test_sets_and_lvis_file_names(tmp_path, coco):
     del coco["annotations"]
     coco["images"] = [{"id": 1, "width": 6, "height": 4, "coco_url": "http://images.net/val2017/007.jpg"}]
-    summary = summarize(save(tmp_path, coco))
+    summary = summarize(save(tmp_path, coco), lvis=True)
     assert not summary.annotated
     assert summary.files == {"val2017": ["007.jpg"]}
 

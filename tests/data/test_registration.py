@@ -16,7 +16,8 @@ from detectron2.data import (
 )
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
-from detectron2.structures import BoxMode
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import BoxMode, Instances
 
 from mrcnn_plugin.data import register_shapes, register_shapes_set
 from mrcnn_plugin.data.figure import KEYPOINT_NAMES
@@ -140,6 +141,30 @@ def test_train_loader_yields_batches(small_set, kind):
         assert len(sample["instances"]) > 0
         assert len(sample["instances"].gt_masks) == len(sample["instances"])
         assert sample["instances"].has("gt_keypoints") == (kind == "keypoints")
+
+
+@pytest.mark.parametrize("kind", ["shapes", "keypoints"])
+def test_ground_truth_scores_full_marks_in_cocos_evaluation(small_set, kind):
+    """Boxes, masks, keypoints, areas and crowds of the JSON file agree with what Detectron2 loads from it."""
+    name = small_set(kind)
+    evaluator = COCOEvaluator(name, distributed=False, use_fast_impl=False)
+    evaluator.reset()
+    map_sample = mapped(name, flip=False, masks="bitmask", keypoints=kind == "keypoints")
+    for record in DatasetCatalog.get(name):
+        truth = map_sample(record)["instances"]
+        found = Instances(truth.image_size, pred_boxes=truth.gt_boxes, pred_classes=truth.gt_classes)
+        found.scores = torch.ones(len(truth))
+        if len(truth):
+            found.pred_masks = truth.gt_masks.tensor
+        if truth.has("gt_keypoints"):
+            found.pred_keypoints = truth.gt_keypoints.tensor
+        evaluator.process([record], [{"instances": found}])
+    results = evaluator.evaluate()
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert ("keypoints" in results) == (kind == "keypoints")
+    if kind == "keypoints":
+        assert results["keypoints"]["AP"] == pytest.approx(100)
 
 
 def test_flip_map_of_naming_styles():
