@@ -97,7 +97,7 @@ def summarize(
     """Summary of an annotation file; an unchanged file (path, size, time) is read only once.
 
     cache_dir: where summaries are kept, `default_cache_dir()` when None; one that cannot be written is done
-    without; lvis: images are named by the last two parts of their `coco_url`, as in LVIS. Raises DatasetError.
+    without; lvis: images are named by the end of their `coco_url`, as in LVIS. Raises DatasetError.
     """
     path = Path(json_file)
     try:
