@@ -1,0 +1,106 @@
+"""What happens to a config's datasets before training: registration, class counts, checks."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from omegaconf import OmegaConf
+
+from mrcnn_plugin.data import DatasetError, check_datasets, ensure_registered
+
+from .config import Config, as_list
+
+# Named in a config or on the command line by their files: coco:ANNOTATIONS.json:IMAGE_ROOT.
+_CUSTOM_PREFIX = "coco:"
+
+# What follows from the data: metadata field -> keys of a LazyConfig, keys of a CfgNode, what it counts.
+_COUNTS = (
+    (
+        "thing_classes",
+        ("model.roi_heads.num_classes", "model.num_classes"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES"),
+        "classes",
+    ),
+    (
+        "keypoint_names",
+        ("model.roi_heads.keypoint_head.num_keypoints",),
+        ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",),
+        "keypoints",
+    ),
+)
+
+
+def dataset_names(cfg: Config) -> tuple[list[str], list[str]]:
+    """Names of a config's training and test sets."""
+    if isinstance(cfg, CfgNode):
+        return as_list(cfg.DATASETS.TRAIN), as_list(cfg.DATASETS.TEST)
+    keys = ("dataloader.train.dataset.names", "dataloader.test.dataset.names")
+    return tuple(as_list(OmegaConf.select(cfg, key, default=None)) for key in keys)
+
+
+def register_datasets(cfg: Config) -> None:
+    """Registers the sets that the config names by their files.
+
+    Raises:
+        DatasetError: such a file is missing or malformed.
+    """
+    train, test = dataset_names(cfg)
+    ensure_registered([*train, *test])
+
+
+def fit_to_dataset(cfg: Config, overridden: set[str]) -> list[str]:
+    """Gives the model as many classes and keypoints as a training set named by its files has.
+
+    Sets known by name have their numbers in their configs already, and so has what was overridden.
+
+    Returns:
+        A line for each number that was set.
+    """
+    train, test = dataset_names(cfg)
+    custom = next((name for name in (*train, *test) if name.startswith(_CUSTOM_PREFIX)), None)
+    if custom is None:
+        return []
+    metadata = MetadataCatalog.get(custom)
+    lines = []
+    for field, lazy_keys, cfgnode_keys, what in _COUNTS:
+        names = metadata.get(field)
+        keys = cfgnode_keys if isinstance(cfg, CfgNode) else lazy_keys
+        changed = [key for key in keys if names and key not in overridden and _set(cfg, key, len(names))]
+        if changed:
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            lines.append(f"{' and '.join(changed)} = {len(names)}, the {what} of {custom}: {shown}")
+    return lines
+
+
+def _set(cfg: Config, key: str, value: int) -> bool:
+    """Sets a number that the config has; returns whether it was another one."""
+    if isinstance(cfg, CfgNode):
+        node, _, name = key.rpartition(".")
+        for part in node.split("."):
+            cfg = cfg[part]
+        old = cfg.get(name)
+        if old is not None:
+            cfg[name] = value
+    else:
+        old = OmegaConf.select(cfg, key, default=None)
+        if old is not None:
+            OmegaConf.update(cfg, key, value)
+    return old is not None and old != value
+
+
+def check_on_main_process(cfg: Config) -> None:
+    """Checks the annotations once, on rank 0, while the other processes wait.
+
+    Raises:
+        DatasetError: on every process, with what rank 0 found.
+    """
+    problem = None
+    if comm.is_main_process():
+        try:
+            check_datasets(*dataset_names(cfg))
+        except DatasetError as error:
+            problem = str(error)
+    problem = comm.all_gather(problem)[0]
+    if problem is not None:
+        raise DatasetError(problem)

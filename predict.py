@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Detects objects in images: see --help."""
+
+import sys
+
+from mrcnn_plugin.engine import run
+from mrcnn_plugin.engine.inference import argument_parser, main
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
+    sys.exit(run(main, 1, 1, 0, "auto", (args,)))
