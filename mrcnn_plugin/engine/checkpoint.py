@@ -58,8 +58,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         missing = [*incompatible.missing_keys, *(row[0] for row in incompatible.incorrect_shapes)]
         if self.whole and missing:
             raise ConfigError(
-                f"the weights do not fit the model: {len(missing)} of its parameters are missing or of another "
-                f"shape, such as {missing[0]!r}; give those of a training with this config"
+                f"the weights do not fit the model: {len(missing)} of its parameters are missing or of "
+                f"another shape, such as {missing[0]!r}; give those of a training with this config"
             )
         return incompatible
 

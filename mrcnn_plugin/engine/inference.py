@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import glob
 import json
 import os

@@ -19,11 +19,24 @@ from .errors import ConfigError
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
-    try:
-        parameters = dict(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
-    return {name: p for name, p in parameters.items() if name != "self"}
+    """Parameters of a callable by name; of a class's bases too where it has **kwargs."""
+    chain = [target]
+    if inspect.isclass(target):
+        chain = [vars(cls)["__init__"] for cls in target.__mro__[:-1] if "__init__" in vars(cls)] or chain
+    found: dict[str, inspect.Parameter] = {}
+    for function in chain:
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+        catch_all = [n for n, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
+        found = {**parameters, **found}
+        if not catch_all:
+            return {name: p for name, p in found.items() if p.kind not in _VARIABLE and name != "self"}
+    return {name: p for name, p in found.items() if name != "self"}
+
+
+_VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 # Keys that the engine and Detectron2's default_setup read although a config may leave them out.
@@ -118,7 +131,7 @@ def _valid_children(node: Any, path: str) -> set[str] | None:
         parameters = _parameters(target)
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return None
-        children |= {n for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+        children |= set(parameters)
     return children | _OPTIONAL.get(path, set())
 
 

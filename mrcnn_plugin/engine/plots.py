@@ -42,7 +42,13 @@ def read_metrics(path: str) -> Metrics:
 
 
 def plot_curves(metrics: Metrics, path: str, title: str = "") -> None:
-    """Draws a panel each for the losses, the AP of every task (if it was evaluated) and the learning rate."""
+    """Writes `curves_figure` as a PNG."""
+    figure = curves_figure(metrics, title)
+    write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def curves_figure(metrics: Metrics, title: str = "") -> Figure:
+    """A panel each for the losses, the AP of every task (if it was evaluated) and the learning rate."""
     aps = {name: curve for name, curve in metrics.items() if name.rpartition("/")[2] == "AP" and curve}
     panels = [_plot_losses, *([_plot_aps] if aps else []), *([_plot_rate] if metrics.get("lr") else [])]
     figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained", dpi=110)
@@ -54,7 +60,7 @@ def plot_curves(metrics: Metrics, path: str, title: str = "") -> None:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-    write_atomically(path, lambda part: figure.savefig(part, format="png"))
+    return figure
 
 
 def _line(axes: Axes, curve: Mapping[int, float], **style) -> None:

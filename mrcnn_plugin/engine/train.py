@@ -112,6 +112,8 @@ def train(job: Job, *, resume: bool = False) -> SimpleTrainer:
         logger.info(f"Model:\n{model}")
         trainer = _trainer(job, model)
         checkpointer = AtomicCheckpointer(trainer.model, job.output_dir, trainer=trainer)
+        if not (resume and checkpointer.has_checkpoint()):
+            _set_aside_metrics(job.output_dir)
         interrupt = InterruptCheckpointer(checkpointer, signals)
         results: dict[str, Any] = {}
 
@@ -122,8 +124,6 @@ def train(job: Job, *, resume: bool = False) -> SimpleTrainer:
 
         trainer.register_hooks(_hooks(job, trainer, model, checkpointer, interrupt, evaluate_now))
         start = _load(job, checkpointer, trainer, resume)
-        if start == 0:
-            _set_aside(job.output_dir)
         try:
             if start < job.max_iter:
                 trainer.train(start, job.max_iter)
@@ -173,7 +173,7 @@ def _hooks(
     ]
 
 
-def _set_aside(output_dir: str) -> None:
+def _set_aside_metrics(output_dir: str) -> None:
     """A new run in a used folder: the former metrics would be drawn as a part of its curves."""
     path = os.path.join(output_dir, "metrics.json")
     if comm.is_main_process() and os.path.exists(path) and os.path.getsize(path):
