@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
@@ -10,6 +13,8 @@ from omegaconf import OmegaConf
 from mrcnn_plugin.data import DatasetError, check_datasets, ensure_registered
 
 from .config import Config, as_list
+
+logger = logging.getLogger(__name__)
 
 # Named in a config or on the command line by their files: coco:ANNOTATIONS.json:IMAGE_ROOT.
 _CUSTOM_PREFIX = "coco:"
@@ -89,8 +94,11 @@ def _set(cfg: Config, key: str, value: int) -> bool:
     return old is not None and old != value
 
 
-def check_on_main_process(cfg: Config) -> None:
-    """Checks the annotations once, on rank 0, while the other processes wait.
+def check_on_main_process(cfg: Config, *, training: bool) -> None:
+    """Checks the annotations once, on rank 0, while the other processes wait; logs what they hold.
+
+    Args:
+        training: whether the training sets are used too.
 
     Raises:
         DatasetError: on every process, with what rank 0 found.
@@ -98,9 +106,40 @@ def check_on_main_process(cfg: Config) -> None:
     problem = None
     if comm.is_main_process():
         try:
-            check_datasets(*dataset_names(cfg))
+            _check(cfg, training)
         except DatasetError as error:
             problem = str(error)
     problem = comm.all_gather(problem)[0]
     if problem is not None:
         raise DatasetError(problem)
+
+
+def _check(cfg: Config, training: bool) -> None:
+    train, test = dataset_names(cfg)
+    heads = _expected_of_data(cfg)
+    sets = [(train, True), ([name for name in test if name not in train], False)]
+    for names, is_train in sets if training else [(test, False)]:
+        if names:
+            report = check_datasets(names, training=is_train, **heads)
+            logger.info(f"{'Training' if is_train else 'Test'} data:\n{report}")
+
+
+def _expected_of_data(cfg: Config) -> dict[str, Any]:
+    """What the model's heads and the mapper expect, as arguments of `check_datasets`."""
+    if isinstance(cfg, CfgNode):
+        model = cfg.MODEL
+        return {
+            "num_classes": model.ROI_HEADS.NUM_CLASSES,
+            "num_keypoints": model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if model.KEYPOINT_ON else None,
+            "needs_masks": model.MASK_ON,
+            "mask_format": cfg.INPUT.MASK_FORMAT,
+        }
+    heads = "model.roi_heads"
+    return {
+        "num_classes": OmegaConf.select(cfg, f"{heads}.num_classes", default=None),
+        "num_keypoints": OmegaConf.select(cfg, f"{heads}.keypoint_head.num_keypoints", default=None),
+        "needs_masks": OmegaConf.select(cfg, f"{heads}.mask_head", default=None) is not None,
+        "mask_format": OmegaConf.select(
+            cfg, "dataloader.train.mapper.instance_mask_format", default="polygon"
+        ),
+    }

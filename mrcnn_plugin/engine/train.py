@@ -60,13 +60,15 @@ def setup(args: argparse.Namespace) -> Job:
     notes = [choose_device(cfg), *datasets.fit_to_dataset(cfg, overridden)]
     job = make_job(cfg, overridden)
     _check(job, args)
-    default_setup(job.cfg, args)
+    # Without its config_file: it would print the whole file, which config.yaml in the run folder holds.
+    default_setup(job.cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     setup_logger(job.output_dir, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
     if comm.is_main_process():
         save_config(job.cfg, job.output_dir)
+    logger.info(" ".join([f"Config: {args.config_file}", *args.opts]))
     for note in filter(None, notes):
         logger.info(note)
-    datasets.check_on_main_process(job.cfg)
+    datasets.check_on_main_process(job.cfg, training=not args.eval_only)
     return job
 
 

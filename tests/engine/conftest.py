@@ -10,6 +10,13 @@ from engine_runs import tiny_arguments, train_in_process
 from mrcnn_plugin.data.shapes import SetParameters, ensure_set
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRCNN_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> dict[str, str]:
     """Names (coco:JSON:IMAGES) of a training and a test set of a few 64-pixel images."""

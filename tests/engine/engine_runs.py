@@ -35,8 +35,8 @@ def train_in_process(arguments: list[str]) -> int:
 def start(*command: str) -> subprocess.Popen:
     """A Python script of the repository in a process of its own, its output in pipes."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **pipes)
 
 
 def metrics_of(folder: Path) -> list[dict]:

@@ -98,7 +98,8 @@ def test_bad_override(override, message):
 
 def test_cfgnode_pairs_and_equals():
     cfg = get_cfg()
-    keys = apply_cfgnode_overrides(cfg, ["SOLVER.BASE_LR", "0.5", "SOLVER.MAX_ITER=7", "INPUT.MIN_SIZE_TRAIN=(3,)"])
+    overrides = ["SOLVER.BASE_LR", "0.5", "SOLVER.MAX_ITER=7", "INPUT.MIN_SIZE_TRAIN=(3,)"]
+    keys = apply_cfgnode_overrides(cfg, overrides)
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.INPUT.MIN_SIZE_TRAIN) == (0.5, 7, (3,))
     assert keys == {"SOLVER.BASE_LR", "SOLVER.MAX_ITER", "INPUT.MIN_SIZE_TRAIN"}
 

@@ -193,7 +193,7 @@ def test_bad_arguments(train, tmp_path, more, message):
 
 def test_weights_of_another_model_are_refused_for_evaluation(train, finished_run, tmp_path):
     weights = f"train.init_checkpoint={finished_run / 'model_final.pth'}"
-    with pytest.raises(ConfigError, match="do not fit the model: .* such as 'roi_heads.mask_head"):
+    with pytest.raises(ConfigError, match=r"do not fit the model: .* such as 'roi_heads.mask_head"):
         train(tmp_path, "--eval-only", weights, "model.roi_heads.mask_head.conv_dims=[8,8,8]")
 
 
@@ -233,7 +233,7 @@ def test_config_runs_under_the_contract_of_detectron2s_own_tool(shapes, tmp_path
     from detectron2.engine import create_ddp_model, default_writers, hooks
 
     cfg = LazyConfig.load(str(TINY))
-    overrides = [arg for arg in tiny_arguments(shapes, tmp_path, "train.max_iter=2")[2:]]
+    overrides = tiny_arguments(shapes, tmp_path, "train.max_iter=2")[2:]
     cfg = LazyConfig.apply_overrides(cfg, [*overrides, "+train.device=cpu"])
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
