@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
+
+from mrcnn_plugin.checkpoint import DetectionCheckpointer
 
 from .errors import ConfigError
 
@@ -31,7 +31,7 @@ def write_atomically(path: str, write) -> None:
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer whose files appear in one step, under their final names.
+    """The package's DetectionCheckpointer, whose files appear in one step, under their final names.
 
     Args:
         whole: refuse to load weights that leave a part of the model as it was initialised, as those of a
@@ -50,7 +50,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         try:
             return super().load(path, *args, **kwargs)
-        except (OSError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as error:
+        except ConfigError:
+            raise
+        except (OSError, ValueError, ImportError, EOFError, pickle.UnpicklingError) as error:
             raise ConfigError(f"weights {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
     def _load_model(self, checkpoint: Any) -> Any:

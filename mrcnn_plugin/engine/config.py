@@ -13,8 +13,8 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-import mrcnn_plugin
 from mrcnn_plugin import model_zoo
+from mrcnn_plugin.modeling import add_config
 
 from .errors import ConfigError
 from .overrides import apply_cfgnode_overrides, apply_lazy_overrides
@@ -59,7 +59,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> tuple[Config, set[s
         cfg = _load_lazy(path)
         return cfg, apply_lazy_overrides(cfg, overrides)
     cfg = get_cfg()
-    mrcnn_plugin.add_config(cfg)
+    add_config(cfg)
     try:
         cfg.merge_from_file(path)
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:

@@ -70,7 +70,10 @@ def fit_to_dataset(cfg: Config, overridden: set[str]) -> list[str]:
     lines = []
     for field, lazy_keys, cfgnode_keys, what in _COUNTS:
         names = metadata.get(field)
-        keys = cfgnode_keys if isinstance(cfg, CfgNode) else lazy_keys
+        keys = lazy_keys
+        if isinstance(cfg, CfgNode):
+            one_stage = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+            keys = [key for key in cfgnode_keys if ("RETINANET" in key) == one_stage]
         changed = [key for key in keys if names and key not in overridden and _set(cfg, key, len(names))]
         if changed:
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

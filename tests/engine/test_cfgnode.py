@@ -11,6 +11,7 @@ from engine_runs import metrics_of, train_in_process
 
 from mrcnn_plugin.engine import ConfigError
 from mrcnn_plugin.engine.config import load_config
+from mrcnn_plugin.engine.datasets import fit_to_dataset, register_datasets
 
 _TINY = {
     "MODEL": {
@@ -77,14 +78,16 @@ def test_unknown_key_in_the_file(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_number_of_classes_that_was_given_is_kept(yaml_file, tmp_path):
-    from mrcnn_plugin.engine.datasets import fit_to_dataset, register_datasets
+def test_number_of_classes_is_the_datas_unless_given(yaml_file):
+    cfg, keys = load_config(str(yaml_file))
+    register_datasets(cfg)
+    (line,) = fit_to_dataset(cfg, keys)
+    assert line.startswith("MODEL.ROI_HEADS.NUM_CLASSES = 4, the classes of coco:")
+    assert line.endswith(": circle, square, triangle, star")
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
 
     cfg, keys = load_config(str(yaml_file), ["MODEL.ROI_HEADS.NUM_CLASSES", "7"])
-    register_datasets(cfg)
-    assert fit_to_dataset(cfg, keys) == [
-        line for line in fit_to_dataset(cfg, keys) if "ROI_HEADS.NUM_CLASSES" not in line
-    ]
+    assert fit_to_dataset(cfg, keys) == []
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 
+import pytest
 import torch
 from engine_runs import start, tiny_arguments
+
+import mrcnn_plugin.engine
+
+# The package exports a function of the module's name.
+launch_module = sys.modules[mrcnn_plugin.engine.launch.__module__]
 
 _SCRIPT = """
 import random, sys, torch
@@ -63,6 +70,27 @@ def test_parameters_are_identical_on_two_processes_after_ten_steps(shapes, tmp_p
     assert results.keys() == {"bbox", "segm"}
 
 
+def test_error_of_a_spawned_process_is_one_line(monkeypatch, capsys):
+    trace = """
+-- Process 1 terminated with the following error:
+Traceback (most recent call last):
+  File "spawn.py", line 96, in _wrap
+    fn(i, *args)
+mrcnn_plugin.data.coco_summary.DatasetError: a.json: no such file; correct the path
+"""
+
+    def spawn(*args):
+        raise torch.multiprocessing.ProcessRaisedException(trace, 1, 99)
+
+    monkeypatch.setattr(launch_module, "launch", spawn)
+    assert launch_module.run(None) == 2
+    assert capsys.readouterr().err == "error: a.json: no such file; correct the path\n"
+    trace = "-- Process 1 terminated with the following error:\nRuntimeError: a bug"
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException):
+        launch_module.run(None)
+
+
+@pytest.mark.slow
 def test_spawned_processes_report_an_error_in_one_line(shapes, tmp_path):
     shapes = {**shapes, "train": "coco:/nowhere.json:/nowhere"}
     process = start("train_net.py", *tiny_arguments(shapes, tmp_path, "--num-gpus", "2"))

@@ -28,10 +28,12 @@ def test_results_are_those_of_the_evaluation(finished_run, test_images, shapes, 
     assert predict(test_images, "--run", finished_run, "--score-threshold", "0", "--output", tmp_path) == 0
     predicted = json.loads((tmp_path / "predictions.json").read_text())
     evaluated = json.loads((finished_run / "inference" / "coco_instances_results.json").read_text())
-    # Image ids are the numbers of the file names, category ids those of the JSON.
     annotations = COCO(MetadataCatalog.get(shapes["val"]).json_file)
-    names = {result["image_id"]: Path(result["file_name"]).name for result in predicted}
-    assert names == {image["id"]: image["file_name"] for image in annotations.imgs.values()}
+    ids = {image["file_name"]: image["id"] for image in annotations.imgs.values()}
+    for result in predicted:
+        # The number in the file name, which in this set is not the image's id.
+        assert result["image_id"] == int(Path(result["file_name"]).stem)
+        result["image_id"] = ids[Path(result["file_name"]).name]
     assert {result["category_id"] for result in predicted} <= set(annotations.getCatIds())
     assert len(predicted) == len(evaluated) > 0
     key = lambda result: (result["image_id"], -result["score"])  # noqa: E731
