@@ -110,9 +110,10 @@ def test_interrupted_drawing_leaves_no_annotations(tmp_path, monkeypatch):
 
     monkeypatch.setattr(generator, "draw_sample", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        ensure_set(tmp_path, "shapes", "train", parameters())
+        ensure_set(tmp_path, "shapes", "train", parameters(images=300))
     paths = set_paths(tmp_path, "shapes", "train")
     assert not paths.json_file.exists()
+    assert len(list(paths.image_root.iterdir())) < 200
     monkeypatch.undo()
     whole = digests(ensure_set(tmp_path, "shapes", "train", parameters()))
     assert whole == digests(ensure_set(tmp_path / "fresh", "shapes", "train", parameters()))
