@@ -8,9 +8,9 @@ import torch
 from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
 
 
-def synthetic_inputs(sizes, num_instances=3, num_classes=80, masks=True, keypoints=False, seed=0):
+def synthetic_inputs(sizes, num_instances=3, num_classes=80, masks=True, keypoints=False, num_keypoints=17):
     """Detectron2's batched_inputs: noise images of `sizes` (h, w); random boxes, diamonds, keypoints."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     inputs = []
     for height, width in sizes:
         image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
@@ -22,9 +22,9 @@ def synthetic_inputs(sizes, num_instances=3, num_classes=80, masks=True, keypoin
         if masks:
             instances.gt_masks = PolygonMasks([[_diamond(box)] for box in boxes.tolist()])
         if keypoints:
-            place = torch.rand(num_instances, 17, 2, generator=generator)
+            place = torch.rand(num_instances, num_keypoints, 2, generator=generator)
             xy = boxes[:, None, :2] + place * (boxes[:, 2:] - boxes[:, :2])[:, None]
-            visibility = torch.randint(0, 3, (num_instances, 17, 1), generator=generator)
+            visibility = torch.randint(0, 3, (num_instances, num_keypoints, 1), generator=generator)
             instances.gt_keypoints = Keypoints(torch.cat([xy, visibility], dim=2))
         inputs.append({"image": image, "instances": instances, "height": height, "width": width})
     return inputs

@@ -2,13 +2,94 @@
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import poolers
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from ..ops import multi_level_roi_align
+
+# pooler_type -> (aligned, mode) of multi_level_roi_align. "ROIAlign" is the first release's half-pixel
+# misaligned sampling, kept for old checkpoints; the Max types aggregate the samples by maximum, as the
+# paper's RoIAlign ablation does (Table 2c).
+_ROI_ALIGN = {
+    "ROIAlign": (False, "avg"),
+    "ROIAlignV2": (True, "avg"),
+    "ROIAlignMax": (False, "max"),
+    "ROIAlignV2Max": (True, "max"),
+}
 
 
 class ROIPooler(poolers.ROIPooler):
-    """Detectron2's ROIPooler."""
+    """Detectron2's ROIPooler, same arguments and results, on `mrcnn_plugin.ops.multi_level_roi_align`.
+
+    Args:
+        output_size: int or (height, width) of the pooled region.
+        scales: 1 / stride of each feature map, from the finest, each half of the one before.
+        sampling_ratio: samples per bin and axis; 0 adapts them to the size of the RoI.
+        pooler_type: "ROIAlignV2", "ROIAlign", "ROIAlignV2Max", "ROIAlignMax", or Detectron2's "ROIPool" and
+            "ROIAlignRotated", which are left to Detectron2.
+        canonical_box_size, canonical_level: k0 and the box side in pixels that belongs to it, in Eq. (1) of
+            the FPN paper (arXiv 1612.03144).
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        scales: tuple[float, ...],
+        sampling_ratio: int,
+        pooler_type: str,
+        canonical_box_size: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        # Detectron2 checks the arguments; its per-level poolers hold no parameters.
+        base_type = "ROIAlignV2" if pooler_type in _ROI_ALIGN else pooler_type
+        super().__init__(output_size, scales, sampling_ratio, base_type, canonical_box_size, canonical_level)
+        self.pooler_type = pooler_type
+        self.scales = [float(scale) for scale in scales]
+        self.sampling_ratio = sampling_ratio
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        """Pools every box from the level that its size belongs to.
+
+        Args:
+            x: feature maps (N, C, H_l, W_l), one for each of `scales`.
+            box_lists: N Boxes, in pixels of the network's input.
+
+        Returns:
+            (R, C, output height, output width), R boxes of all images, in order.
+        """
+        if self.pooler_type not in _ROI_ALIGN:
+            return super().forward(x, box_lists)
+        if len(x) != len(self.scales):
+            raise ValueError(f"x must hold {len(self.scales)} feature maps, one a scale, got {len(x)}")
+        if len(box_lists) != x[0].shape[0]:
+            raise ValueError(f"box_lists must hold {x[0].shape[0]} Boxes, one an image, got {len(box_lists)}")
+        if not box_lists:
+            return x[0].new_zeros((0, x[0].shape[1], *self.output_size))
+        aligned, mode = _ROI_ALIGN[self.pooler_type]
+        return multi_level_roi_align(
+            list(x),
+            batch_boxes(box_lists),
+            self.scales,
+            self.output_size,
+            self.sampling_ratio,
+            canonical_box_size=self.canonical_box_size,
+            canonical_level=self.canonical_level,
+            aligned=aligned,
+            mode=mode,
+        )
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, pooler_type={self.pooler_type!r}, scales={self.scales}"
+
+
+def batch_boxes(box_lists: list[Boxes]) -> Tensor:
+    """N Boxes -> (R, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
+    indices = [boxes.tensor.new_full((len(boxes), 1), i) for i, boxes in enumerate(box_lists)]
+    return torch.cat([torch.cat(indices), torch.cat([boxes.tensor for boxes in box_lists])], dim=1)
 
 
 def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]) -> ROIPooler:

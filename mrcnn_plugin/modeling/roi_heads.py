@@ -5,14 +5,19 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads, select_foreground_proposals
+from detectron2.modeling.roi_heads import (
+    Res5ROIHeads,
+    StandardROIHeads,
+    build_mask_head,
+    select_foreground_proposals,
+)
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from .poolers import build_pooler
 
-# Of Detectron2's, it takes any place while a RoI head is built; ours replaces it at once.
+# Detectron2 builds poolers of its own types only; ours replace them at once.
 _STAND_IN = "ROIAlignV2"
 
 
@@ -88,6 +93,13 @@ class MaskRCNNC4ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        ret = super().from_config(_with_stand_in_poolers(cfg), input_shape)
+        stand_in = _with_stand_in_poolers(cfg)
+        # Detectron2 would tell the mask head the size before res5.
+        stand_in.MODEL.MASK_ON = False
+        ret = super().from_config(stand_in, input_shape)
         ret["pooler"] = build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
+        if cfg.MODEL.MASK_ON:
+            size = (cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION + 1) // 2
+            channels = ret["res5"][-1].out_channels
+            ret["mask_head"] = build_mask_head(cfg, ShapeSpec(channels=channels, width=size, height=size))
         return ret

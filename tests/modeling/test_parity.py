@@ -165,7 +165,8 @@ class TestParity:
         assert gradients.keys() == expected_gradients.keys()
         for name, gradient in gradients.items():
             expected = expected_gradients[name]
-            assert (gradient - expected).norm() <= 1e-3 * expected.norm() + 1e-6, name
+            # Looser than the losses: in some place rounding decides on which side of a ReLU a unit is.
+            assert (gradient - expected).norm() <= 5e-3 * expected.norm() + 1e-6, name
 
     def test_results(self, models, inputs, expected_results, route):
         for result, expected in zip(detect(models[1][route], inputs), expected_results):

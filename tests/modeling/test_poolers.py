@@ -1,0 +1,72 @@
+import pytest
+import torch
+from detectron2.modeling import poolers
+from detectron2.structures import Boxes
+
+from mrcnn_plugin.modeling import ROIPooler
+
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+
+
+def pyramid(num_images, channels=3, size=128):
+    torch.manual_seed(0)
+    return [torch.randn(num_images, channels, int(size * s), int(size * s)) for s in SCALES]
+
+
+def random_boxes(*counts):
+    torch.manual_seed(1)
+    lists = []
+    for count in counts:
+        corner = torch.rand(count, 2) * 60
+        lists.append(Boxes(torch.cat([corner, corner + torch.rand(count, 2) * 500 + 1], dim=1)))
+    return lists
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("pooler_type", ["ROIAlignV2", "ROIAlign", "ROIPool"])
+@pytest.mark.parametrize("counts", [(5, 0, 7), (0, 0, 0)])
+def test_equals_detectron2(pooler_type, sampling_ratio, counts):
+    features, boxes = pyramid(3), random_boxes(*counts)
+    arguments = (7, SCALES, sampling_ratio, pooler_type)
+    expected = poolers.ROIPooler(*arguments)(features, boxes)
+    actual = ROIPooler(*arguments)(features, boxes)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_equals_detectron2_on_one_level():
+    features, boxes = pyramid(2)[2:3], random_boxes(4, 3)
+    arguments = ((7, 5), SCALES[2:3], 0, "ROIAlignV2", 112, 3)
+    expected = poolers.ROIPooler(*arguments)(features, boxes)
+    torch.testing.assert_close(ROIPooler(*arguments)(features, boxes), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_canonical_size_moves_the_level():
+    """A 64-pixel box goes to level 3 of the canonical 112 at level 4, and to level 2 of 224."""
+    features = [torch.full_like(f, level) for level, f in enumerate(pyramid(1), 2)]
+    box = [Boxes(torch.tensor([[10.0, 10.0, 74.0, 74.0]]))]
+    assert ROIPooler(7, SCALES, 0, "ROIAlignV2")(features, box).round().unique().tolist() == [2]
+    assert ROIPooler(7, SCALES, 0, "ROIAlignV2", 112)(features, box).round().unique().tolist() == [3]
+
+
+def test_max_takes_the_largest_sample():
+    """One sample a bin is its own maximum; with more, the maximum is above the mean."""
+    features, boxes = pyramid(1), random_boxes(6)
+    one = [ROIPooler(7, SCALES, 1, kind)(features, boxes) for kind in ("ROIAlignV2", "ROIAlignV2Max")]
+    torch.testing.assert_close(*one)
+    mean = ROIPooler(7, SCALES, 2, "ROIAlignV2")(features, boxes)
+    largest = ROIPooler(7, SCALES, 2, "ROIAlignV2Max")(features, boxes)
+    assert (largest >= mean - 1e-6).all()
+    assert (largest > mean + 1e-2).any()
+
+
+def test_no_image():
+    features = [f[:0] for f in pyramid(1)]
+    assert ROIPooler(7, SCALES, 0, "ROIAlignV2")(features, []).shape == (0, 3, 7, 7)
+
+
+def test_wrong_arguments_are_named():
+    pooler = ROIPooler(7, SCALES, 0, "ROIAlignV2")
+    with pytest.raises(ValueError, match="x must hold 4 feature maps, one a scale, got 3"):
+        pooler(pyramid(1)[:3], random_boxes(1))
+    with pytest.raises(ValueError, match="box_lists must hold 1 Boxes, one an image, got 2"):
+        pooler(pyramid(1), random_boxes(1, 1))

@@ -1,0 +1,178 @@
+"""Every config that is installed: it has the shape that Detectron2's tools expect, trains, predicts."""
+
+import os
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import hooks
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import OmegaConf
+
+from mrcnn_plugin import model_zoo
+
+CONFIGS = model_zoo.list_configs()
+TRAIN_KEYS = {
+    "amp",
+    "checkpointer",
+    "ddp",
+    "device",
+    "eval_period",
+    "init_checkpoint",
+    "log_period",
+    "max_iter",
+    "output_dir",
+}
+
+
+def shrink(cfg):
+    """Few proposals and RoIs: what is tested is that the parts fit together."""
+    model = cfg.model
+    model.proposal_generator.update(pre_nms_topk=(50, 50), post_nms_topk=(20, 8), batch_size_per_image=16)
+    model.roi_heads.batch_size_per_image = 8
+    predictors = OmegaConf.select(cfg, "model.roi_heads.box_predictor")
+    for predictor in [predictors] if OmegaConf.is_dict(predictors) else predictors or []:
+        predictor.update(test_score_thresh=0.0, test_topk_per_image=4)
+    return cfg
+
+
+@pytest.fixture
+def cfg(request):
+    return shrink(model_zoo.get_config(request.param))
+
+
+def has_head(model, kind):
+    return getattr(model.roi_heads, f"{kind}_on", False)
+
+
+@pytest.mark.parametrize("cfg", CONFIGS, indirect=True, ids=str)
+def test_trains_and_predicts(cfg, batched_inputs):
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    masks, keypoints = has_head(model, "mask"), has_head(model, "keypoint")
+    inputs = batched_inputs(
+        [(64, 64), (64, 96)],
+        num_classes=cfg.model.roi_heads.num_classes,
+        masks=masks,
+        keypoints=keypoints,
+        num_keypoints=model.roi_heads.keypoint_head.num_keypoints if keypoints else 17,
+    )
+    # Untrained, a ResNet without batch statistics magnifies its input a thousand times.
+    model.pixel_std.fill_(1000.0)
+    with EventStorage():
+        losses = model(inputs)
+    expected = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
+    assert expected | {f"loss_{k}" for k in ("mask", "keypoint") if has_head(model, k)} == set(losses)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    before = [p.detach().clone() for p in optimizer.param_groups[0]["params"][:3]]
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, optimizer.param_groups[0]["params"]))
+
+    with torch.no_grad():
+        results = model.eval()(inputs)
+    for output, image in zip(results, inputs):
+        instances = output["instances"]
+        assert isinstance(instances, Instances)
+        assert instances.image_size == (image["height"], image["width"])
+        assert instances.has("pred_masks") == masks
+        assert instances.has("pred_keypoints") == keypoints
+        if masks:
+            assert instances.pred_masks.shape == (len(instances), *instances.image_size)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+class TestShape:
+    """What Detectron2's tools/lazyconfig_train_net.py reads."""
+
+    def test_train(self, name):
+        train = model_zoo.get_config(name).train
+        assert set(train) >= TRAIN_KEYS
+        assert train.device == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert set(train.checkpointer) == {"period", "max_to_keep"}
+        assert 0 < train.eval_period <= train.max_iter
+
+    def test_schedule(self, name):
+        cfg = model_zoo.get_config(name)
+        schedule = instantiate(cfg.lr_multiplier)
+        assert isinstance(schedule, ParamScheduler)
+        rates = [schedule(i / 100) for i in range(100)]
+        assert max(rates) == pytest.approx(1, abs=1e-3)
+        # Warmed up from a small rate, and down again at the end.
+        assert rates[0] < 0.1
+        assert rates[-1] < 0.02
+        hooks.LRScheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0), schedule)
+
+    def test_data(self, name):
+        """The loaders, without their data: mappers, augmentations and the names of the sets."""
+        cfg = model_zoo.get_config(name)
+        keypoints = "keypoint_head" in cfg.model.roi_heads
+        for split in ("train", "test"):
+            loader = cfg.dataloader[split]
+            assert isinstance(loader.dataset.names, str)
+            mapper = instantiate(loader.mapper)
+            assert mapper.is_train == (split == "train")
+            assert mapper.image_format == cfg.model.input_format
+            assert 0 < loader.num_workers <= max(4, os.cpu_count())
+        train = instantiate(cfg.dataloader.train.mapper)
+        assert train.use_instance_mask == ("mask_head" in cfg.model.roi_heads)
+        assert train.use_keypoint == keypoints
+        assert (train.keypoint_hflip_indices is not None) == keypoints
+        assert cfg.dataloader.evaluator.dataset_name == cfg.dataloader.test.dataset.names
+
+    def test_saves_as_yaml_and_loads(self, name, tmp_path):
+        cfg = model_zoo.get_config(name)
+        LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+        assert sorted(os.listdir(tmp_path)) == ["config.yaml"]
+        saved = LazyConfig.load(str(tmp_path / "config.yaml"))
+        assert saved.train == cfg.train
+        assert saved.model.roi_heads.num_classes == cfg.model.roi_heads.num_classes
+
+    def test_one_override_changes_the_classes_of_every_head(self, name):
+        cfg = model_zoo.get_config(name)
+        LazyConfig.apply_overrides(cfg, ["model.roi_heads.num_classes=3"])
+        for head in ("box_predictor", "mask_head"):
+            if head in cfg.model.roi_heads:
+                assert cfg.model.roi_heads[head].num_classes == 3
+
+
+def test_gradients_are_clipped_to_the_norm():
+    from mrcnn_plugin.solver import build_optimizer
+
+    weights = [torch.ones(4, requires_grad=True), torch.ones(5, requires_grad=True)]
+    optimizer = build_optimizer("torch.optim.SGD", weights, clip_norm=0.6, lr=1.0)
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 10.0)
+    optimizer.step()
+    # Nine equal entries of norm 0.6: 0.2 each.
+    assert torch.cat(weights).tolist() == pytest.approx([0.8] * 9, abs=1e-5)
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 0.01)
+    optimizer.step()
+    assert torch.cat(weights).tolist() == pytest.approx([0.79] * 9, abs=1e-5)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0])
+def test_no_clipping(clip_norm):
+    from mrcnn_plugin.solver import build_optimizer
+
+    weight = torch.ones(1, requires_grad=True)
+    weight.grad = torch.full_like(weight, 10.0)
+    build_optimizer(torch.optim.SGD, [weight], clip_norm=clip_norm, lr=1.0).step()
+    assert weight.item() == -9
+
+
+def test_wrong_optimizers_are_named():
+    from mrcnn_plugin.solver import build_optimizer
+
+    weight = [torch.ones(1, requires_grad=True)]
+    with pytest.raises(ValueError, match=r"optimizer must be .*'torch\.nn\.Linear'"):
+        build_optimizer("torch.nn.Linear", weight, lr=1.0)
+    with pytest.raises(ValueError, match=r"clip_norm must be positive.*got -1"):
+        build_optimizer("torch.optim.SGD", weight, clip_norm=-1, lr=1.0)
