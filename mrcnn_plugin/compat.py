@@ -175,6 +175,18 @@ def _own_random(module: types.ModuleType) -> Iterator[None]:
     module.random = _Overlay(module.random, Random=_SetSampling)
 
 
+def _in1d_missing() -> bool:
+    import numpy as np
+
+    return not hasattr(np, "in1d")
+
+
+@contextlib.contextmanager
+def _own_in1d(module: types.ModuleType) -> Iterator[None]:
+    yield
+    module.np = _Overlay(module.np, in1d=lambda *args, **kwargs: module.np.isin(*args, **kwargs).ravel())
+
+
 def _scheduler_base_moved() -> bool:
     import torch
 
@@ -272,6 +284,15 @@ SHIMS: tuple[Shim, ...] = (
         uses=r"\btorch\.optim\.lr_scheduler\._LRScheduler\b",
         missing=_scheduler_base_moved,
         patch=_saved_scheduler,
+        late=True,
+    ),
+    Shim(
+        name="numpy.in1d",
+        why="NumPy 2.4 dropped it; Cityscapes' evaluation, which Detectron2 calls, uses it",
+        modules=("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling",),
+        uses=r"\bnp\.in1d\b",
+        missing=_in1d_missing,
+        patch=_own_in1d,
         late=True,
     ),
 )

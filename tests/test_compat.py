@@ -83,6 +83,12 @@ def test_numpy_aliases_live_in_detectron2_only():
     assert not hasattr(np, "int")
 
 
+def test_cityscapes_evaluation_has_its_in1d():
+    from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as evaluation
+
+    assert evaluation.np.in1d(np.array([[1, 2], [3, 4]]), [4, 1]).tolist() == [True, False, False, True]
+
+
 def test_map_dataset_replaces_an_unusable_image():
     from detectron2.data import MapDataset
 
@@ -176,6 +182,7 @@ def test_a_shim_needs_both_a_source_that_uses_it_and_a_library_that_lacks_it(nam
         "numpy aliases": "x.astype(np.bool)",
         "pkg_resources": "import pkg_resources",
         "random.sample of a set": "self._rng.sample(self._fallback_candidates, k=1)[0]",
+        "numpy.in1d": "np.in1d(a, b)",
         "LRScheduler hook": "isinstance(s, torch.optim.lr_scheduler._LRScheduler)",
     }[name]
     with_problem, without = tmp_path / "with.py", tmp_path / "without.py"

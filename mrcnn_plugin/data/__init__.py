@@ -1,17 +1,21 @@
 """Data sets: the built-in ones, COCO-format ones from the command line, and checks before training."""
 
 from .checks import DatasetReport, check_datasets
+from .cityscapes import check_cityscapes, register_cityscapes
 from .coco_summary import DatasetError
 from .registration import datasets_root, ensure_registered, register_shapes, register_shapes_set
 
 __all__ = [
     "DatasetError",
     "DatasetReport",
+    "check_cityscapes",
     "check_datasets",
     "datasets_root",
     "ensure_registered",
+    "register_cityscapes",
     "register_shapes",
     "register_shapes_set",
 ]
 
 register_shapes()
+register_cityscapes()
