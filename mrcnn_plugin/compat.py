@@ -182,9 +182,15 @@ def _in1d_missing() -> bool:
 
 
 @contextlib.contextmanager
-def _own_in1d(module: types.ModuleType) -> Iterator[None]:
+def _own_counting(module: types.ModuleType) -> Iterator[None]:
+    """Counts are Python's again as well: the module writes them as JSON."""
     yield
-    module.np = _Overlay(module.np, in1d=lambda *args, **kwargs: module.np.isin(*args, **kwargs).ravel())
+    np = module.np
+    module.np = _Overlay(
+        np,
+        in1d=lambda *args, **kwargs: np.isin(*args, **kwargs).ravel(),
+        count_nonzero=lambda array: int(np.count_nonzero(array)),
+    )
 
 
 def _scheduler_base_moved() -> bool:
@@ -288,11 +294,11 @@ SHIMS: tuple[Shim, ...] = (
     ),
     Shim(
         name="numpy.in1d",
-        why="NumPy 2.4 dropped it; Cityscapes' evaluation, which Detectron2 calls, uses it",
+        why="NumPy 2.4 dropped it, and counts in its own integers; Cityscapes' evaluation needs both",
         modules=("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling",),
         uses=r"\bnp\.in1d\b",
         missing=_in1d_missing,
-        patch=_own_in1d,
+        patch=_own_counting,
         late=True,
     ),
 )

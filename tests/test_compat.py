@@ -87,6 +87,7 @@ def test_cityscapes_evaluation_has_its_in1d():
     from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as evaluation
 
     assert evaluation.np.in1d(np.array([[1, 2], [3, 4]]), [4, 1]).tolist() == [True, False, False, True]
+    assert type(evaluation.np.count_nonzero(np.array([0, 2, 3]))) is int
 
 
 def test_map_dataset_replaces_an_unusable_image():

@@ -11,10 +11,12 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
+from .cityscapes import check_cityscapes
 from .coco_summary import CocoSummary, DatasetError, summarize
 from .registration import CUSTOM_PREFIX, DRAWN_SETS, as_names, datasets_root, ensure_registered
 
 COCO_EVALUATORS = ("coco", "lvis")
+CITYSCAPES_EVALUATORS = {"cityscapes_instance": "instance_seg", "cityscapes_sem_seg": "sem_seg"}
 FOLDER_KEYS = ("image_root", "image_dir", "gt_dir", "gt_root", "panoptic_root", "sem_seg_root", "dirname")
 MAX_CLASS_ROWS = 100
 COCO_KEYPOINTS = 17
@@ -119,7 +121,7 @@ def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary |
             DRAWN_SETS[name]()
         except OSError as error:
             raise DatasetError(
-                f"{MetadataCatalog.get(name).json_file}: cannot be drawn ({error}); "
+                f"{MetadataCatalog.get(name).get('json_file', name)}: cannot be drawn ({error}); "
                 "set DETECTRON2_DATASETS to a folder that can be written"
             ) from error
     metadata = MetadataCatalog.get(name)
@@ -127,8 +129,11 @@ def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary |
         folder = metadata.get(key)
         if isinstance(folder, (str, os.PathLike)) and is_local(folder) and not os.path.isdir(folder):
             raise DatasetError(f"{folder}: no such folder, the {key} of {name}; {path_mend(name, folder)}")
+    evaluator = metadata.get("evaluator_type", "coco")
+    if evaluator in CITYSCAPES_EVALUATORS and is_local(metadata.image_dir):
+        check_cityscapes(metadata.image_dir, metadata.gt_dir, CITYSCAPES_EVALUATORS[evaluator])
     json_file = metadata.get("json_file")
-    if json_file is None or metadata.get("evaluator_type", "coco") not in COCO_EVALUATORS:
+    if json_file is None or evaluator not in COCO_EVALUATORS:
         return None
     if not is_local(json_file):
         return None

@@ -13,6 +13,7 @@ cityscapes_drawn_{train,val} and loads them, like the real ones, with its Citysc
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -28,7 +29,8 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
-from .registration import datasets_root
+from .coco_summary import DatasetError
+from .registration import DRAWN_SETS, datasets_root
 from .street import THINGS, draw_street
 
 # Raised whenever the same parameters draw another set: sets on disk are then redrawn.
@@ -87,9 +89,7 @@ def ensure_drawn(root: str | os.PathLike, drawn: StreetSet) -> tuple[Path, Path]
             return image_dir, gt_dir
         for folder in (gt_dir, image_dir):
             if folder.is_dir() and not marker.is_file():
-                raise FileExistsError(
-                    f"{folder} was not drawn by this program, so it is kept: give another root"
-                )
+                raise FileExistsError(f"{folder} was not drawn here, so it is kept: give another root")
         part = Path(root, f".drawing_{drawn.split}")
         shutil.rmtree(part, ignore_errors=True)
         _draw(part, drawn)
@@ -150,26 +150,26 @@ def check_cityscapes(image_dir: str, gt_dir: str, task: str = "instance_seg") ->
         task: "instance_seg" needs polygons.json and instanceIds; "sem_seg" polygons.json and labelTrainIds.
 
     Raises:
-        FileNotFoundError: a folder or the first of the files that are missing.
+        DatasetError: a folder or the first of the files that are missing.
     """
     for folder, part in ((image_dir, "leftImg8bit"), (gt_dir, "gtFine")):
         if not os.path.isdir(folder):
-            raise FileNotFoundError(
+            raise DatasetError(
                 f"no folder {folder}: set DETECTRON2_DATASETS (now {datasets_root()!r}) to the folder of "
                 f"cityscapes/{part}, or draw a set: python -m mrcnn_plugin.data.cityscapes"
             )
     images = sorted(Path(image_dir).glob("*/*"))
     if not images:
-        raise FileNotFoundError(f"no images in {image_dir}: expected CITY/*_leftImg8bit.png below it")
+        raise DatasetError(f"no images in {image_dir}: expected CITY/*_leftImg8bit.png below it")
     labels = {"instance_seg": "instanceIds.png", "sem_seg": "labelTrainIds.png"}[task]
     for image in images:
         if not image.name.endswith("_leftImg8bit.png"):
-            raise FileNotFoundError(f"{image} is not one of Cityscapes (*_leftImg8bit.png): take it away")
+            raise DatasetError(f"{image} is not one of Cityscapes (*_leftImg8bit.png): take it away")
         for kind in ("polygons.json", labels):
             name = image.name.replace("_leftImg8bit.png", f"_gtFine_{kind}")
             path = Path(gt_dir, image.parent.name, name)
             if not path.is_file():
-                raise FileNotFoundError(f"no {path}: {_mend(kind, Path(gt_dir))}")
+                raise DatasetError(f"no {path}: {_mend(kind, Path(gt_dir))}")
 
 
 def _mend(kind: str, gt_dir: Path) -> str:
@@ -180,7 +180,7 @@ def _mend(kind: str, gt_dir: Path) -> str:
 
 
 def register_cityscapes(root: str | None = None) -> None:
-    """Registers cityscapes_drawn_{train,val}, drawn when first loaded, under `root` (None: `datasets_root()`).
+    """Registers cityscapes_drawn_{train,val}, drawn when first loaded; root: None for `datasets_root()`.
 
     Detectron2's own cityscapes_fine_* then check their folders before they load.
     """
@@ -201,6 +201,7 @@ def register_drawn(name: str, root: str, drawn: StreetSet) -> None:
         return load_cityscapes_instances(image_dir, gt_dir, from_json=True, to_polygons=True)
 
     DatasetCatalog.register(name, load)
+    DRAWN_SETS[name] = functools.partial(ensure_drawn, root, drawn)
     MetadataCatalog.get(name).set(
         image_dir=image_dir, gt_dir=gt_dir, evaluator_type="cityscapes_instance", thing_classes=list(THINGS)
     )

@@ -2,7 +2,7 @@
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
-from detectron2.evaluation import CityscapesInstanceEvaluator
+from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 
 from .coco import dataloader
 
