@@ -209,7 +209,7 @@ def test_unwritable_root_is_named(tmp_path):
 def test_data_of_other_formats(tmp_path):
     DatasetCatalog.register("test_city", list)
     MetadataCatalog.get("test_city").set(
-        image_dir=str(tmp_path / "left"), gt_dir=str(tmp_path), evaluator_type="cityscapes_instance"
+        image_dir=str(tmp_path / "left"), gt_dir=str(tmp_path), evaluator_type="cityscapes_panoptic_seg"
     )
     assert fails("test_city").startswith(f"{tmp_path}/left: no such folder, the image_dir of test_city")
     (tmp_path / "left").mkdir()

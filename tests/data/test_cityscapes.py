@@ -50,7 +50,7 @@ def test_layout_is_the_genuine_one(root):
 
 
 def test_label_images_follow_the_polygons(root):
-    """Instances are numbered class * 1000 + i, in the order of the polygons; other pixels have their class."""
+    """Instances are numbered class * 1000 + i in the order of the polygons; the rest has its class."""
     from cityscapesscripts.helpers.labels import name2label
 
     folder = root / "gtFine" / "val" / "delta"
@@ -199,7 +199,7 @@ def test_the_official_evaluation_gives_the_truth_100_and_nothing_0(dataset, tmp_
 
 
 def test_detectron2s_loader_finds_what_was_drawn(root):
-    """Polygons less what lies over them have, up to half a pixel around, the pixels of the instance images."""
+    """Polygons less what lies over them have, up to a pixel, the extent of the instance images."""
     polygons = {r["file_name"]: r for r in load_cityscapes_instances(*split(root), from_json=True)}
     images = load_cityscapes_instances(*split(root), from_json=False, to_polygons=False)
     for record in images:
