@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from mrcnn_plugin.data import DatasetError, check_datasets, ensure_registered
 
+from .checkpoint import write_atomically
 from .config import Config, as_list
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,16 @@ _COUNTS = (
         ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",),
         "keypoints",
     ),
+)
+
+
+_SAVED_METADATA = (
+    "thing_classes",
+    "thing_colors",
+    "thing_dataset_id_to_contiguous_id",
+    "keypoint_names",
+    "keypoint_flip_map",
+    "keypoint_connection_rules",
 )
 
 
@@ -79,6 +91,33 @@ def fit_to_dataset(cfg: Config, overridden: set[str]) -> list[str]:
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             lines.append(f"{' and '.join(changed)} = {len(names)}, the {what} of {custom}: {shown}")
     return lines
+
+
+def dataset_metadata(cfg: Config) -> Metadata:
+    """Metadata of the config's first test set, or training set where it has no other."""
+    train, test = dataset_names(cfg)
+    return MetadataCatalog.get(next(iter([*test, *train]), "__no_dataset__"))
+
+
+def save_metadata(metadata: Metadata, path: str) -> None:
+    """Writes what it takes to name and draw a model's output, so that predict.py needs no data set."""
+    fields = {name: metadata.get(name) for name in _SAVED_METADATA if metadata.get(name) is not None}
+
+    def write(part: str) -> None:
+        with open(part, "w") as file:
+            json.dump(fields, file, indent=1)
+
+    write_atomically(path, write)
+
+
+def load_metadata(path: str) -> Metadata:
+    """Reads what `save_metadata` wrote."""
+    with open(path) as file:
+        fields = json.load(file)
+    ids = fields.get("thing_dataset_id_to_contiguous_id")
+    if ids is not None:
+        fields["thing_dataset_id_to_contiguous_id"] = {int(key): value for key, value in ids.items()}
+    return Metadata().set(**fields)
 
 
 def _set(cfg: Config, key: str, value: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
@@ -63,7 +63,7 @@ class Predictor:
     Attributes:
         job: the config's job.
         model: in eval mode.
-        metadata: of the config's first test set: class names, and the ids that its JSON uses.
+        metadata: of the data that the model was trained for: class names, and the ids that its JSON uses.
         threshold: least score.
     """
 
@@ -114,13 +114,12 @@ def build_predictor(
 
     Raises:
         ConfigError: the config, an override, the threshold or the weights are not usable.
-        DatasetError: the test set is named by files that are missing, so that the classes have no names.
+        DatasetError: there is neither a run folder's metadata.json nor a data set to name the classes.
     """
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
     cfg, overridden = load_config(config_file, opts)
-    datasets.register_datasets(cfg)
-    datasets.fit_to_dataset(cfg, overridden)
+    metadata = _metadata(cfg, overridden, config_file)
     _set_device(cfg, device)
     _set_threshold(cfg, threshold)
     job = make_job(cfg, overridden)
@@ -130,8 +129,17 @@ def build_predictor(
     check_weights(weights, "--weights")
     model = job.model().eval()
     AtomicCheckpointer(model, whole=True).load(weights)
-    name = next(iter([*job.test_names, *job.train_names]), "__no_dataset__")
-    return Predictor(job, model, MetadataCatalog.get(name), threshold)
+    return Predictor(job, model, metadata, threshold)
+
+
+def _metadata(cfg: Config, overridden: set[str], config_file: str) -> Metadata:
+    """That of a run folder, which needs no data set; else that of the config's data set."""
+    saved = os.path.join(os.path.dirname(config_file), "metadata.json")
+    if os.path.isfile(saved):
+        return datasets.load_metadata(saved)
+    datasets.register_datasets(cfg)
+    datasets.fit_to_dataset(cfg, overridden)
+    return datasets.dataset_metadata(cfg)
 
 
 def _set_device(cfg: Config, device: str) -> None:

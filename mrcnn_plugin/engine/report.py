@@ -70,8 +70,12 @@ def ap_table(results: Results) -> str:
         metrics = {key: value for key, value in values.items() if "-" not in key}
         header += [key for key in metrics if key not in header]
         rows.append((name, metrics))
-    table = [[name, *(metrics.get(key) for key in header)] for name, metrics in rows]
-    return tabulate(table, headers=["task", *header], floatfmt=".1f", missingval="")
+    # NaN: a metric of a kind of object that the test set lacks.
+    table = [
+        [name, *(m[key] if math.isfinite(m.get(key, math.nan)) else None for key in header)]
+        for name, m in rows
+    ]
+    return tabulate(table, headers=["task", *header], floatfmt=".1f", missingval="-")
 
 
 def _tasks(results: Results, prefix: str = "") -> list[tuple[str, Mapping[str, float]]]:

@@ -65,6 +65,8 @@ def setup(args: argparse.Namespace) -> Job:
     setup_logger(job.output_dir, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
     if comm.is_main_process():
         save_config(job.cfg, job.output_dir)
+        metadata = datasets.dataset_metadata(job.cfg)
+        datasets.save_metadata(metadata, os.path.join(job.output_dir, "metadata.json"))
     logger.info(" ".join([f"Config: {args.config_file}", *args.opts]))
     for note in filter(None, notes):
         logger.info(note)

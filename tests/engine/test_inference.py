@@ -47,6 +47,24 @@ def test_results_are_those_of_the_evaluation(finished_run, test_images, shapes, 
         assert min(Image.open(tmp_path / f"{file.stem}.png").size) == 400
 
 
+def test_run_folder_alone_is_enough(finished_run, test_images, tmp_path):
+    """On another machine the data set is missing: names and ids come from the run folder."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "metadata.json", "model_final.pth"):
+        text = (finished_run / name).read_bytes()
+        (run / name).write_bytes(text.replace(b"instances_", b"absent_") if name == "config.yaml" else text)
+    image = sorted(test_images.iterdir())[0]
+    for folder, output in ((run, "there"), (finished_run, "here")):
+        line = (image, "--run", folder, "--score-threshold", "0", "--output", tmp_path / output)
+        assert predict(*line) == 0
+    there, here = (
+        json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("there", "here")
+    )
+    assert there == here
+    assert {result["category_id"] for result in here} <= {1, 2, 3, 4}
+
+
 def test_broken_image_is_named_and_skipped(finished_run, test_images, tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
