@@ -31,6 +31,7 @@ from .checkpoint import AtomicCheckpointer, check_weights, write_atomically
 from .config import Config, choose_device, load_config
 from .errors import ConfigError
 from .job import Job, make_job
+from .noise import silence
 from .visualize import above, class_name, draw_predictions
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
@@ -230,6 +231,7 @@ def main(args: argparse.Namespace) -> int:
     """
     if bool(args.run) == bool(args.config_file):
         raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
+    silence()
     config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
     files, missing = find_images(args.inputs)
     if not files:

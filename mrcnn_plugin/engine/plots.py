@@ -56,6 +56,7 @@ def curves_figure(metrics: Metrics, title: str = "") -> Figure:
         axes = figure.add_subplot(1, len(panels), index + 1)
         panel(axes, metrics)
         axes.set_xlabel("iteration")
+        axes.set_xlim(0, 1.02 * max((max(curve) for curve in metrics.values() if curve), default=0) + 1)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

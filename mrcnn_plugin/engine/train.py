@@ -27,6 +27,7 @@ from .config import choose_device, find_config, load_config, save_config
 from .errors import ConfigError, Interrupted
 from .hooks import InterruptCheckpointer, ProgressBar, StopSignals
 from .job import Job, Results, make_job
+from .noise import silence
 from .report import finish
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
 
 def setup(args: argparse.Namespace) -> Job:
     """Loads the config, fits it to the machine and the data, opens the run folder and checks the data."""
+    silence()
     args.config_file = find_config(args.config_file)
     cfg, overridden = load_config(args.config_file, args.opts)
     datasets.register_datasets(cfg)

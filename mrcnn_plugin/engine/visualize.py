@@ -23,6 +23,7 @@ _PALETTE = (
 )
 # Pictures are enlarged to at least this many pixels at their shorter side, so that labels can be read.
 _MIN_SIDE = 400
+_FONT_SIZE = 8
 
 
 def class_color(index: int, metadata: Metadata) -> tuple[float, float, float]:
@@ -73,21 +74,25 @@ def instance_masks(instances: Instances) -> list | None:
 
 
 def draw_ground_truth(image: np.ndarray, annotations: Sequence[dict], metadata: Metadata) -> np.ndarray:
-    """Draws a dataset dict's annotations as `draw_predictions` draws predictions; crowds are left out."""
+    """Draws a dataset dict's annotations as `draw_predictions` draws predictions; crowds are left out.
+
+    Skeletons come without masks, as those who predict keypoints rarely predict both.
+    """
     annotations = [a for a in annotations if not a.get("iscrowd", 0)]
     classes = [a["category_id"] for a in annotations]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     masks = [a.get("segmentation") for a in annotations]
     keypoints = [a.get("keypoints") for a in annotations]
+    has_keypoints = bool(keypoints) and all(keypoints)
     return _draw(
         image,
         metadata,
         classes,
         [class_name(index, metadata) for index in classes],
         boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
-        masks=masks if all(masks) else None,
-        keypoints=np.asarray(keypoints, dtype=np.float64).reshape(len(annotations), -1, 3)
-        if annotations and all(keypoints)
+        masks=masks if all(masks) and not has_keypoints else None,
+        keypoints=np.asarray(keypoints, dtype=float).reshape(len(keypoints), -1, 3)
+        if has_keypoints
         else None,
     )
 
@@ -107,13 +112,27 @@ def _draw(
     if len(classes):
         visualizer.overlay_instances(
             boxes=boxes,
-            labels=labels,
             masks=masks,
             keypoints=keypoints,
             assigned_colors=[class_color(index, metadata) for index in classes],
             alpha=0.4,
         )
+        for index, label, box in zip(classes, labels, boxes):
+            _label(visualizer, label, box, class_color(index, metadata))
     return visualizer.output.get_image()
+
+
+def _label(visualizer: Visualizer, text: str, box: np.ndarray, color: tuple[float, float, float]) -> None:
+    """Text above its box, or below it at the upper edge; the Visualizer's is too small on small images."""
+    output = visualizer.output
+    size = max(_FONT_SIZE, np.sqrt(output.height * output.width) * output.scale / 75) / output.scale
+    height = 1.6 * size
+    x0, y0, _, y1 = box
+    top = y0 - height if y0 >= height else min(y1 + 0.2 * size, output.height - height)
+    light = tuple(0.6 + 0.4 * channel for channel in color)
+    visualizer.draw_text(
+        text, (max(x0, 0.4 * size), top), font_size=size, color=light, horizontal_alignment="left"
+    )
 
 
 def above(instances: Instances, threshold: float) -> Instances:

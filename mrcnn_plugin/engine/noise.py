@@ -1,0 +1,23 @@
+"""Warnings that Detectron2's own code raises on a current PyTorch, and that no user can do anything about."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+_MESSAGES = (
+    # detectron2.utils.comm gathers objects through a ByteStorage.
+    "TypedStorage is deprecated",
+    # The anchor generators call meshgrid without its indexing argument.
+    "torch.meshgrid: in an upcoming release",
+    # AMPTrainer takes GradScaler and autocast from torch.cuda.amp.
+    r"`torch\.cuda\.amp\.",
+)
+
+
+def silence() -> None:
+    """Leaves those warnings out, in this process."""
+    for message in _MESSAGES:
+        warnings.filterwarnings("ignore", message=message)
+    # collect_env imports it, and without a GPU it says so, which the log does anyway.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
