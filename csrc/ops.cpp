@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
+  m.def("heatmaps_to_keypoints(Tensor maps, Tensor rois) -> Tensor");
   m.def(
       "multi_level_roi_align(Tensor[] features, Tensor boxes, float[] scales, SymInt pooled_height, "
       "SymInt pooled_width, int sampling_ratio, float canonical_box_size, int canonical_level, "
@@ -10,6 +11,9 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "multi_level_roi_align_backward(Tensor grad_output, Tensor[] features, Tensor boxes, float[] scales, "
       "int sampling_ratio, float canonical_box_size, int canonical_level, bool aligned, bool max_pool, "
       "bool deterministic) -> Tensor[]");
+  m.def(
+      "rasterize_polygons(Tensor coords, Tensor polygon_offsets, Tensor instance_offsets, Tensor boxes, "
+      "SymInt mask_size) -> Tensor");
   m.def("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor");
   m.def(
       "encode_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> "

@@ -1,13 +1,19 @@
 """Custom ops: wrappers, fake kernels, autograd. Imports no Detectron2."""
 
 from mrcnn_plugin.ops.encode_masks import encode_masks
+from mrcnn_plugin.ops.heatmaps_to_keypoints import heatmaps_to_keypoints
 from mrcnn_plugin.ops.paste_masks import paste_masks
+from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
 
 __all__ = [
+    "PackedPolygons",
     "ROIAlign",
     "encode_masks",
+    "heatmaps_to_keypoints",
     "multi_level_roi_align",
+    "pack_polygons",
     "paste_masks",
+    "rasterize_polygons",
     "roi_align",
 ]
