@@ -114,7 +114,8 @@ class BuildOps(build_ext):
         objects = [objects_dir / (Path(source).stem + ".o") for source in ext.sources]
         commands = [self.compile_command(source, obj, home) for source, obj in zip(ext.sources, objects)]
         jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
-        newest_header = max(p.stat().st_mtime for p in [ROOT / "setup.py", *ROOT.glob("csrc/**/*.h")])
+        headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")]
+        newest_header = max(p.stat().st_mtime for p in [ROOT / "setup.py", *headers])
         stale = [
             command
             for command, source, obj in zip(commands, ext.sources, objects)
