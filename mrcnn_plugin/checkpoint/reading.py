@@ -20,17 +20,16 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-_ALLOW = (
-    "If you trust where it comes from, allow it: allow_pickle=True for DetectionCheckpointer and "
-    "read_checkpoint, --allow-pickle for `python -m mrcnn_plugin.checkpoint.convert`"
-)
-
 
 class UnsafeCheckpointError(pickle.UnpicklingError):
     """A checkpoint can only be read by running code that it names."""
 
     def __init__(self, path: str | Path, wants: str) -> None:
-        super().__init__(f"{path} was not read: it is a pickle that {wants}. {_ALLOW}.")
+        super().__init__(
+            f"{path} was not read: it is a pickle that {wants}. If you trust its source, rewrite it: "
+            f"python -m mrcnn_plugin.checkpoint.convert --allow-pickle {path} OUT.safetensors "
+            "(from Python: allow_pickle=True)."
+        )
 
 
 def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Any:
