@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #ifdef __CUDACC__
 #define MRCNN_HEATMAP_FN __host__ __device__ __forceinline__
@@ -102,6 +103,72 @@ MRCNN_HEATMAP_FN float lower_bound(float v1, float v2, float outer_max) {
   const float inner = v1 < v2 ? v1 : v2;
   const float excess = outer_max - inner;
   return std::fma(-kOuterWeight, excess > 0 ? excess : 0.0f, inner);
+}
+
+// A heatmap in memory, read with its border replicated.
+struct Map {
+  const float* values;
+  int height, width;
+
+  MRCNN_HEATMAP_FN float at(int y, int x) const {
+    y = y < 0 ? 0 : (y < height ? y : height - 1);
+    x = x < 0 ? 0 : (x < width ? x : width - 1);
+    return values[static_cast<int64_t>(y) * width + x];
+  }
+
+  // Upper bound of the surface over the cell whose inner taps start at (row, column), each from -1.
+  MRCNN_HEATMAP_FN float bound(int row, int column) const {
+    float upper[4], lower[4];
+    for (int i = 0; i < 4; ++i) {
+      const float v0 = at(row + i - 1, column - 1), v1 = at(row + i - 1, column);
+      const float v2 = at(row + i - 1, column + 1), v3 = at(row + i - 1, column + 2);
+      upper[i] = upper_bound(v1, v2, v0 < v3 ? v0 : v3);
+      lower[i] = lower_bound(v1, v2, v0 > v3 ? v0 : v3);
+    }
+    return upper_bound(upper[1], upper[2], lower[0] < lower[3] ? lower[0] : lower[3]);
+  }
+
+  MRCNN_HEATMAP_FN float resample(const Taps& y, const Taps& x) const {
+    float rows[4];
+    for (int i = 0; i < 4; ++i) {
+      const int row = y.cell + i - 1;
+      rows[i] = weighted(x.w[0], at(row, x.cell - 1), x.w[1], at(row, x.cell), x.w[2], at(row, x.cell + 1),
+                         x.w[3], at(row, x.cell + 2));
+    }
+    return weighted(y.w[0], rows[0], y.w[1], rows[1], y.w[2], rows[2], y.w[3], rows[3]);
+  }
+};
+
+// The first pixel whose cell is `cell` or a later one.
+MRCNN_HEATMAP_FN int first_pixel(const Axis& axis, int cell) {
+  // Exact up to rounding, which the two loops make good.
+  const float guess = (static_cast<float>(cell) + 0.5f) / axis.scale - 0.5f;
+  int pixel = static_cast<int>(guess < 0 ? 0.0f : guess);
+  pixel = pixel < axis.samples ? pixel : axis.samples;
+  while (pixel > 0 && make_taps(axis, pixel - 1).cell >= cell) --pixel;
+  while (pixel < axis.samples && make_taps(axis, pixel).cell < cell) ++pixel;
+  return pixel;
+}
+
+// Orders pixels by value; of equal values the first in row-major order is the greatest.
+MRCNN_HEATMAP_FN uint64_t rank_pixel(float value, int index) {
+  value += 0.0f;  // -0 is not below 0
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+  return static_cast<uint64_t>(bits) << 32 | (0xffffffffu - static_cast<uint32_t>(index));
+}
+
+MRCNN_HEATMAP_FN float ranked_value(uint64_t rank) {
+  uint32_t bits = static_cast<uint32_t>(rank >> 32);
+  bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+MRCNN_HEATMAP_FN int ranked_index(uint64_t rank) {
+  return static_cast<int>(0xffffffffu - static_cast<uint32_t>(rank));
 }
 
 // maps (N, K, H, W) and rois (N, 4), both float32.
