@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace mrcnn {
+namespace mrcnn_plugin {
 
 inline void check_mask_inputs(const torch::stable::Tensor& masks, const torch::stable::Tensor& boxes,
                               int64_t height, int64_t width, double threshold) {
@@ -40,4 +40,4 @@ inline void check_rle_inputs(int64_t height, int64_t width, double threshold) {
                   ", ", width, ")");
 }
 
-}  // namespace mrcnn
+}  // namespace mrcnn_plugin

@@ -15,7 +15,7 @@
 #define MRCNN_PASTE_INLINE inline __attribute__((always_inline))
 #endif
 
-namespace mrcnn {
+namespace mrcnn_plugin {
 
 // Pixels [x0, x1) x [y0, y1); empty where x1 <= x0 or y1 <= y0.
 struct PasteRegion {
@@ -75,10 +75,23 @@ MRCNN_PASTE_INLINE float paste_value(float top_left, float top_right, float bott
   return fmaf(bottom_right, bottom * right, value);
 }
 
+// The same, with the corners read from a contiguous (height, width) mask, 0 outside it.
+MRCNN_PASTE_INLINE float sample_mask(const float* mask, int32_t height, int32_t width, const AxisSample& row,
+                                     const AxisSample& column) {
+  const bool top = row.cell >= 0 && row.cell < height, bottom = row.cell >= -1 && row.cell + 1 < height;
+  const bool left = column.cell >= 0 && column.cell < width;
+  const bool right = column.cell >= -1 && column.cell + 1 < width;
+  const int64_t corner = static_cast<int64_t>(row.cell) * width + column.cell;
+  return paste_value(top && left ? mask[corner] : 0.0f, top && right ? mask[corner + 1] : 0.0f,
+                     bottom && left ? mask[corner + width] : 0.0f,
+                     bottom && right ? mask[corner + width + 1] : 0.0f, row.near, row.far, column.near,
+                     column.far);
+}
+
 // A value in [0, 1] as 0..255, truncated; values beyond, and NaN, are clamped.
 MRCNN_PASTE_INLINE uint8_t soft_pixel(float value) {
   const float scaled = value * 255.0f;
   return scaled > 0.0f ? (scaled < 255.0f ? static_cast<uint8_t>(scaled) : 255) : 0;
 }
 
-}  // namespace mrcnn
+}  // namespace mrcnn_plugin

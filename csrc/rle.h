@@ -9,7 +9,7 @@
 
 #include "mask_paste.h"
 
-namespace mrcnn {
+namespace mrcnn_plugin {
 
 constexpr int kMaxRleCodeLength = 7;  // 33 bits and a sign, 5 a character
 
@@ -57,4 +57,51 @@ struct RleBounds {
   }
 };
 
-}  // namespace mrcnn
+// Where the region of one box lies in its image.
+struct MaskColumns {
+  PasteRegion region;
+  uint32_t height, total;  // of the image, in pixels
+
+  // Only then do the last row of a column and the first of the next one touch inside the region.
+  MRCNN_PASTE_INLINE bool joined() const {
+    return region.y0 == 0 && static_cast<uint32_t>(region.y1) == height;
+  }
+};
+
+// Finds the positions at which column x changes, 32 rows at a time, independently of all other columns.
+//
+// `word(x, y)` has bit i set where pixel (y + i, x) is; bits of rows from region.y1 on are ignored.
+// `sink(y, changes)` gets the rows y + i, i a bit of `changes`, at which the value differs from that of the
+// pixel before, in column-major order; a change at region.y1 may be the first pixel of the next column.
+template <class Word, class Sink>
+MRCNN_PASTE_INLINE void walk_column(const MaskColumns& columns, int32_t x, Word word, Sink sink) {
+  const PasteRegion& region = columns.region;
+  const bool joined = columns.joined();
+  uint32_t value = joined && x > region.x0 ? word(x - 1, region.y1 - 1) & 1u : 0u;
+  for (int32_t y = region.y0; y < region.y1; y += 32) {
+    const int32_t rows = region.y1 - y < 32 ? region.y1 - y : 32;
+    const uint32_t bits = word(x, y);
+    sink(y, (bits ^ (bits << 1 | value)) & (~0u >> (32 - rows)));
+    value = bits >> (rows - 1) & 1u;
+  }
+  const bool goes_on = joined && x + 1 < region.x1;
+  const uint32_t end = static_cast<uint32_t>(x) * columns.height + static_cast<uint32_t>(region.y1);
+  if (value && !goes_on && end < columns.total) sink(region.y1, 1u);
+}
+
+// The runs between the `flips` positions at which the value changes; the first is of zeros.
+struct RleRuns {
+  const uint32_t* positions;
+  int64_t flips;
+  uint32_t total;
+
+  MRCNN_PASTE_INLINE int64_t size() const { return flips + 1; }
+  MRCNN_PASTE_INLINE uint32_t begin(int64_t run) const { return run == 0 ? 0 : positions[run - 1]; }
+  MRCNN_PASTE_INLINE uint32_t end(int64_t run) const { return run < flips ? positions[run] : total; }
+  MRCNN_PASTE_INLINE int64_t number(int64_t run) const {
+    const uint32_t before = run > 2 ? end(run - 2) - begin(run - 2) : 0;
+    return rle_number(run, end(run) - begin(run), before);
+  }
+};
+
+}  // namespace mrcnn_plugin

@@ -19,7 +19,7 @@
 
 namespace {
 
-using mrcnn::PasteRegion;
+using mrcnn_plugin::PasteRegion;
 using torch::stable::Tensor;
 
 // Turns the positions at which the value changes into a code, an area and a box.
@@ -48,12 +48,13 @@ class RleWriter {
 
   std::vector<uint8_t> code;
   int64_t area = 0;
-  mrcnn::RleBounds bounds = {~0u, ~0u, 0, 0};
+  mrcnn_plugin::RleBounds bounds = {~0u, ~0u, 0, 0};
 
  private:
   void write(uint32_t run) {
-    if (code.size() < used_ + mrcnn::kMaxRleCodeLength) code.resize(2 * code.size() + 256);
-    used_ += mrcnn::rle_write(mrcnn::rle_number(index_, run, before_[index_ % 2]), code.data() + used_);
+    if (code.size() < used_ + mrcnn_plugin::kMaxRleCodeLength) code.resize(2 * code.size() + 256);
+    used_ += mrcnn_plugin::rle_write(mrcnn_plugin::rle_number(index_, run, before_[index_ % 2]),
+                                     code.data() + used_);
     before_[index_ % 2] = run;
     ++index_;
   }
@@ -95,8 +96,8 @@ Span classify_cell(float a, float b, float c, float d, float threshold) {
 // What one thread keeps from instance to instance. "Left" and "right" are the two mask columns between which
 // the current image column lies; mask columns are stored as contiguous rows.
 struct Scratch {
-  mrcnn::MaskAxis rows, columns;
-  mrcnn::FramedMask mask;
+  mrcnn_plugin::MaskAxis rows, columns;
+  mrcnn_plugin::FramedMask mask;
   std::vector<CellRows> cells;
   std::vector<SpanRows> spans;
   std::vector<float> top_left, top_right, bottom_left, bottom_right;
@@ -108,7 +109,7 @@ struct Scratch {
     columns.fill(region.x0, region.x1, box[0], box[2], mask_width);
     mask.fill(values, mask_height, mask_width, true);
     for (auto* corner : {&top_left, &top_right, &bottom_left, &bottom_right}) {
-      corner->resize(rows.size() + mrcnn::MaskAxis::kPadding);
+      corner->resize(rows.size() + mrcnn_plugin::MaskAxis::kPadding);
     }
     cells.clear();
     for (int32_t y = 0; y < rows.size(); ++y) {
@@ -162,7 +163,8 @@ MRCNN_PASTE_INLINE uint32_t block_bits(const Scratch& scratch, int32_t y, float 
   const float *top = scratch.rows.near.data() + y, *bottom = scratch.rows.far.data() + y;
   uint8_t flags[kBlock];
   for (int i = 0; i < kBlock; ++i) {
-    flags[i] = mrcnn::paste_value(tl[i], tr[i], bl[i], br[i], top[i], bottom[i], left, right) >= threshold;
+    flags[i] =
+        mrcnn_plugin::paste_value(tl[i], tr[i], bl[i], br[i], top[i], bottom[i], left, right) >= threshold;
   }
   uint32_t bits = 0;
   for (int half = 0; half < 2; ++half) {
@@ -177,7 +179,7 @@ MRCNN_PASTE_INLINE uint32_t block_bits(const Scratch& scratch, int32_t y, float 
 struct EncodeInstance {
   static MRCNN_PASTE_INLINE void run(Scratch& scratch, float threshold, int32_t height, int32_t width,
                                      RleWriter& writer) {
-    const mrcnn::MaskAxis &rows = scratch.rows, &columns = scratch.columns;
+    const mrcnn_plugin::MaskAxis &rows = scratch.rows, &columns = scratch.columns;
     const uint32_t total = static_cast<uint32_t>(height) * static_cast<uint32_t>(width);
     // Only then do the last row of a column and the first of the next one touch inside the region.
     const bool full_height = rows.begin == 0 && rows.end == height;
@@ -234,17 +236,17 @@ struct Encoded {
 Encoded encode_instance(Scratch& scratch, const float* mask, const float* box, int32_t mask_height,
                         int32_t mask_width, int32_t height, int32_t width, float threshold) {
   RleWriter writer(static_cast<uint32_t>(height));
-  const PasteRegion region = mrcnn::paste_region(box, height, width);
+  const PasteRegion region = mrcnn_plugin::paste_region(box, height, width);
   if (region.empty()) {
     writer.finish(static_cast<uint32_t>(height) * static_cast<uint32_t>(width));
   } else {
     scratch.prepare(mask, box, mask_height, mask_width, region);
-    mrcnn::run_widest<EncodeInstance>(scratch, threshold, height, width, writer);
+    mrcnn_plugin::run_widest<EncodeInstance>(scratch, threshold, height, width, writer);
   }
   Encoded result = {std::move(writer.code), writer.area, {0, 0, 0, 0}};
   result.code.shrink_to_fit();
   if (writer.area > 0) {
-    const mrcnn::RleBounds& b = writer.bounds;
+    const mrcnn_plugin::RleBounds& b = writer.bounds;
     result.box[0] = b.x0;
     result.box[1] = b.y0;
     result.box[2] = static_cast<int64_t>(b.x1) - b.x0 + 1;
@@ -281,8 +283,8 @@ Tensors gather_results(const std::vector<Encoded>& encoded, const Tensor& like) 
 }
 
 Tensors encode_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width, double threshold) {
-  mrcnn::check_mask_inputs(masks, boxes, height, width, threshold);
-  mrcnn::check_rle_inputs(height, width, threshold);
+  mrcnn_plugin::check_mask_inputs(masks, boxes, height, width, threshold);
+  mrcnn_plugin::check_rle_inputs(height, width, threshold);
   const int64_t n = masks.size(0);
   const int32_t mask_height = static_cast<int32_t>(masks.size(1));
   const int32_t mask_width = static_cast<int32_t>(masks.size(2));

@@ -8,7 +8,7 @@
 
 #include "mask_paste.h"
 
-namespace mrcnn {
+namespace mrcnn_plugin {
 
 // axis_sample() of every pixel of [begin, end), one array a field, padded for reads of whole vectors.
 struct MaskAxis {
@@ -60,4 +60,4 @@ struct FramedMask {
   }
 };
 
-}  // namespace mrcnn
+}  // namespace mrcnn_plugin

@@ -13,13 +13,13 @@
 
 namespace {
 
-using mrcnn::PasteRegion;
+using mrcnn_plugin::PasteRegion;
 using torch::stable::Tensor;
 
 // What one thread keeps from instance to instance.
 struct Scratch {
-  mrcnn::MaskAxis rows, columns;
-  mrcnn::FramedMask mask;
+  mrcnn_plugin::MaskAxis rows, columns;
+  mrcnn_plugin::FramedMask mask;
   // The mask rows above and below the current image row, at the left and right cell of every pixel.
   std::vector<float> top_left, top_right, bottom_left, bottom_right;
 
@@ -32,7 +32,7 @@ struct Scratch {
   }
 };
 
-MRCNN_PASTE_INLINE void expand_row(const float* mask_row, const mrcnn::MaskAxis& columns, float* left,
+MRCNN_PASTE_INLINE void expand_row(const float* mask_row, const mrcnn_plugin::MaskAxis& columns, float* left,
                                    float* right) {
   const int32_t* cell = columns.cell.data();
   for (int32_t i = 0, n = columns.size(); i < n; ++i) {
@@ -45,7 +45,7 @@ template <bool kSoft>
 struct PasteInstance {
   // `out` is the first pixel of the image, `width` its row stride.
   static MRCNN_PASTE_INLINE void run(Scratch& scratch, float threshold, int64_t width, uint8_t* out) {
-    const mrcnn::MaskAxis &rows = scratch.rows, &columns = scratch.columns;
+    const mrcnn_plugin::MaskAxis &rows = scratch.rows, &columns = scratch.columns;
     int32_t cell = std::numeric_limits<int32_t>::min();
     for (int32_t y = 0; y < rows.size(); ++y) {
       const int32_t next = rows.cell[y];
@@ -71,14 +71,15 @@ struct PasteInstance {
     const float *bl = scratch.bottom_left.data(), *br = scratch.bottom_right.data();
     const float *left = scratch.columns.near.data(), *right = scratch.columns.far.data();
     for (int32_t i = 0, n = scratch.columns.size(); i < n; ++i) {
-      const float value = mrcnn::paste_value(tl[i], tr[i], bl[i], br[i], top, bottom, left[i], right[i]);
-      out[i] = kSoft ? mrcnn::soft_pixel(value) : static_cast<uint8_t>(value >= threshold);
+      const float value =
+          mrcnn_plugin::paste_value(tl[i], tr[i], bl[i], br[i], top, bottom, left[i], right[i]);
+      out[i] = kSoft ? mrcnn_plugin::soft_pixel(value) : static_cast<uint8_t>(value >= threshold);
     }
   }
 };
 
 Tensor paste_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width, double threshold) {
-  mrcnn::check_mask_inputs(masks, boxes, height, width, threshold);
+  mrcnn_plugin::check_mask_inputs(masks, boxes, height, width, threshold);
   using torch::headeronly::ScalarType;
   const bool soft = threshold < 0;
   const int64_t n = masks.size(0);
@@ -100,13 +101,13 @@ Tensor paste_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width, do
       std::memset(image, 0, pixels);
       const float* box = box_data + i * 4;
       const PasteRegion region =
-          mrcnn::paste_region(box, static_cast<int32_t>(height), static_cast<int32_t>(width));
+          mrcnn_plugin::paste_region(box, static_cast<int32_t>(height), static_cast<int32_t>(width));
       if (region.empty()) continue;
       scratch.prepare(mask_data + i * mask_height * mask_width, box, mask_height, mask_width, region);
       if (soft) {
-        mrcnn::run_widest<PasteInstance<true>>(scratch, 0.0f, width, image);
+        mrcnn_plugin::run_widest<PasteInstance<true>>(scratch, 0.0f, width, image);
       } else {
-        mrcnn::run_widest<PasteInstance<false>>(scratch, static_cast<float>(threshold), width, image);
+        mrcnn_plugin::run_widest<PasteInstance<false>>(scratch, static_cast<float>(threshold), width, image);
       }
     }
   };

@@ -7,7 +7,7 @@
 #define MRCNN_X86_TARGETS 1
 #endif
 
-namespace mrcnn {
+namespace mrcnn_plugin {
 
 #if MRCNN_X86_TARGETS
 template <class Body, class... Args>
@@ -34,4 +34,4 @@ void run_widest(Args&&... args) {
   Body::run(std::forward<Args>(args)...);
 }
 
-}  // namespace mrcnn
+}  // namespace mrcnn_plugin
