@@ -19,7 +19,6 @@ from detectron2.data import (
 )
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
     COCOEvaluator,
     DatasetEvaluator,
     LVISEvaluator,
@@ -33,6 +32,8 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+
+from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 
 from .config import Config, as_list
 from .errors import ConfigError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import MetadataCatalog
+from engine_runs import start
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -81,6 +82,18 @@ def test_broken_image_is_named_and_skipped(finished_run, test_images, tmp_path, 
     for name in ("broken.png", "text.jpg", "absent.png"):
         assert str(name) in errors
     assert "notes.txt" not in errors
+
+
+def test_program(finished_run, test_images, tmp_path):
+    (tmp_path / "broken.png").write_text("no image")
+    good = sorted(test_images.iterdir())[0]
+    line = ("predict.py", str(good), str(tmp_path / "broken.png"), "--run", str(finished_run))
+    process = start(*line, "--output", str(tmp_path / "out"))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "broken.png" in errors
+    assert "Traceback" not in errors
+    assert f"{tmp_path / 'out' / good.stem}.png" in output
 
 
 def test_threshold(finished_run, test_images, tmp_path):
