@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,19 +14,21 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer
+from mrcnn_plugin.data.files import write_atomically
 
 from .errors import ConfigError
 
 
-def write_atomically(path: str, write) -> None:
-    """Calls `write` with a temporary path beside `path`, which then takes the place of `path` in one step.
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """A temporary path beside `path` to write to; afterwards it takes the place of `path` in one step.
 
     So a reader, or a run that is killed while writing, never sees half a file.
     """
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".{os.getpid()}.{name}")
     try:
-        write(part)
+        yield part
         os.replace(part, path)
     finally:
         if os.path.exists(part):
@@ -57,7 +62,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         incompatible = super()._load_model(checkpoint)
-        missing = [*incompatible.missing_keys, *(row[0] for row in incompatible.incorrect_shapes)]
+        # A parameter of another shape is among the missing ones too.
+        shapes = [row[0] for row in incompatible.incorrect_shapes]
+        missing = list(dict.fromkeys([*incompatible.missing_keys, *shapes]))
         if self.whole and missing:
             raise ConfigError(
                 f"the weights do not fit the model: {len(missing)} of its parameters are missing or of "
@@ -73,17 +80,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
         data = {"model": self.model.state_dict(), **states, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        write_atomically(path, lambda part: torch.save(data, part))
+        with replacing(path) as part:
+            torch.save(data, part)
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes this file the one that `--resume` continues from."""
-
-        def write(part: str) -> None:
-            with open(part, "w") as file:
-                file.write(last_filename_basename)
-
-        write_atomically(os.path.join(self.save_dir, "last_checkpoint"), write)
+        write_atomically(Path(self.save_dir, "last_checkpoint"), last_filename_basename.encode())
 
 
 def check_weights(path: str, key: str) -> None:

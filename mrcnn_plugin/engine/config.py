@@ -14,6 +14,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mrcnn_plugin import model_zoo
+from mrcnn_plugin.data.files import write_atomically
 from mrcnn_plugin.modeling import add_config
 
 from .errors import ConfigError
@@ -106,9 +107,7 @@ def save_config(cfg: Config, output_dir: str) -> None:
     if isinstance(cfg, CfgNode) or _reloads(Path(output_dir, "config.yaml")):
         pickled.unlink(missing_ok=True)
         return
-    part = pickled.with_suffix(".part")
-    part.write_bytes(cloudpickle.dumps(cfg))
-    os.replace(part, pickled)
+    write_atomically(pickled, cloudpickle.dumps(cfg))
 
 
 def _reloads(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,8 +13,8 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from mrcnn_plugin.data import DatasetError, check_datasets, ensure_registered
+from mrcnn_plugin.data.files import write_atomically
 
-from .checkpoint import write_atomically
 from .config import Config, as_list
 
 logger = logging.getLogger(__name__)
@@ -102,12 +103,7 @@ def dataset_metadata(cfg: Config) -> Metadata:
 def save_metadata(metadata: Metadata, path: str) -> None:
     """Writes what it takes to name and draw a model's output, so that predict.py needs no data set."""
     fields = {name: metadata.get(name) for name in _SAVED_METADATA if metadata.get(name) is not None}
-
-    def write(part: str) -> None:
-        with open(part, "w") as file:
-            json.dump(fields, file, indent=1)
-
-    write_atomically(path, write)
+    write_atomically(Path(path), json.dumps(fields, indent=1).encode())
 
 
 def load_metadata(path: str) -> Metadata:

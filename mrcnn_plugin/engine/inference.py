@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
@@ -26,8 +25,10 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from mrcnn_plugin.data.files import write_atomically
+
 from . import datasets
-from .checkpoint import AtomicCheckpointer, check_weights, write_atomically
+from .checkpoint import AtomicCheckpointer, check_weights, replacing
 from .config import Config, choose_device, load_config
 from .errors import ConfigError
 from .job import Job, make_job
@@ -257,10 +258,12 @@ def main(args: argparse.Namespace) -> int:
             continue
         instances = predictor(file)
         results += predictor.coco_results(instances, image_id, file)
-        _save_png(draw_predictions(image, instances, predictor.metadata), overlay)
+        picture = Image.fromarray(draw_predictions(image, instances, predictor.metadata))
+        with replacing(overlay) as part:
+            picture.save(part, format="PNG")
         tqdm.write(f"{file}: {_summary(instances, predictor.metadata)} -> {overlay}")
     path = os.path.join(args.output, "predictions.json")
-    _save_json(results, path)
+    write_atomically(Path(path), json.dumps(results).encode())
     print(f"{len(results)} instances in {len(files) - len(failed) + len(missing)} images: {path}")
     if failed:
         print(f"{len(failed)} could not be read:", *failed, sep="\n  ", file=sys.stderr)
@@ -270,15 +273,3 @@ def main(args: argparse.Namespace) -> int:
 def _summary(instances: Instances, metadata: Metadata) -> str:
     counts = Counter(class_name(index, metadata) for index in instances.pred_classes.tolist())
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-
-
-def _save_png(image: np.ndarray, path: str) -> None:
-    write_atomically(path, lambda part: Image.fromarray(image).save(part, format="PNG"))
-
-
-def _save_json(results: list[dict], path: str) -> None:
-    def write(part: str) -> None:
-        with open(part, "w") as file:
-            json.dump(results, file)
-
-    write_atomically(path, write)

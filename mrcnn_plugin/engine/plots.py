@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from .checkpoint import write_atomically
+from .checkpoint import replacing
 
 #: Scalar name -> {iteration: value}.
 Metrics = Mapping[str, Mapping[int, float]]
@@ -44,7 +44,8 @@ def read_metrics(path: str) -> Metrics:
 def plot_curves(metrics: Metrics, path: str, title: str = "") -> None:
     """Writes `curves_figure` as a PNG."""
     figure = curves_figure(metrics, title)
-    write_atomically(path, lambda part: figure.savefig(part, format="png"))
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
 
 
 def curves_figure(metrics: Metrics, title: str = "") -> Figure:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -14,7 +15,8 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from .checkpoint import write_atomically
+from mrcnn_plugin.data.files import write_atomically
+
 from .job import Job, Results
 from .plots import plot_curves, read_metrics
 from .visualize import predictions_picture
@@ -56,11 +58,8 @@ def write_results(results: Results, path: str, iteration: int | None) -> None:
             return {key: plain(child) for key, child in value.items()}
         return float(value) if math.isfinite(value) else None
 
-    def write(part: str) -> None:
-        with open(part, "w") as file:
-            json.dump({"iteration": iteration, "results": plain(results)}, file, indent=2)
-
-    write_atomically(path, write)
+    content = json.dumps({"iteration": iteration, "results": plain(results)}, indent=2)
+    write_atomically(Path(path), content.encode())
 
 
 def ap_table(results: Results) -> str:

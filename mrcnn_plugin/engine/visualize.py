@@ -14,7 +14,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from torch import nn
 
-from .checkpoint import write_atomically
+from .checkpoint import replacing
 
 # Distinct, and distinct from grey images; further classes step through the hues.
 _PALETTE = (
@@ -170,7 +170,8 @@ def predictions_picture(
             image = utils.read_image(record["file_name"], format="RGB")
             cells.append(draw_ground_truth(image, record.get("annotations", ()), metadata))
             cells.append(draw_predictions(image, above(instances, threshold), metadata))
-    write_atomically(path, lambda part: _grid(cells, threshold).savefig(part, format="png"))
+    with replacing(path) as part:
+        _grid(cells, threshold).savefig(part, format="png")
 
 
 def _grid(cells: Sequence[np.ndarray], threshold: float) -> Figure:
