@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import build_resnet_backbone
 
 from mrcnn_plugin.checkpoint import (
     coco_to_cityscapes,
@@ -70,18 +72,28 @@ def mmdetection_state(depth: int, groups: int = 1, width: int = 64, classes: int
     return {name: torch.full(shape, float(i)) for i, (name, shape) in enumerate(shapes.items())}
 
 
-def config(depth=50, groups=1, width=64):
+def config(depth=50):
     model = LazyConfig.load(str(MODELS / "mask_rcnn_fpn.py")).model
-    model.backbone.bottom_up.stages.update(depth=depth, num_groups=groups)
-    if groups > 1:
-        model.backbone.bottom_up.stages.update(bottleneck_channels=groups * width)
+    model.backbone.bottom_up.stages.depth = depth
     return model
 
 
-@pytest.mark.parametrize(("depth", "groups", "width"), [(50, 1, 64), (101, 1, 64)])
-def test_every_mmdetection_parameter_finds_its_place(depth, groups, width):
-    source = mmdetection_state(depth, groups, width)
-    model = instantiate(mmdetection_settings(config(depth, groups, width)))
+@pytest.mark.parametrize(("groups", "width"), [(32, 4), (64, 4), (32, 8)])
+def test_a_resnext_of_mmdetection_is_one_of_detectron2(groups, width):
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.merge_from_list(["DEPTH", 101, "NUM_GROUPS", groups, "WIDTH_PER_GROUP", width])
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    resnext = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    converted = convert_mmdetection(mmdetection_state(101, groups, width))
+    prefix = "backbone.bottom_up."
+    got = {k.removeprefix(prefix): tuple(v.shape) for k, v in converted.items() if k.startswith(prefix)}
+    assert got == {k: tuple(v.shape) for k, v in resnext.state_dict().items()}
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_every_mmdetection_parameter_finds_its_place(depth):
+    source = mmdetection_state(depth)
+    model = instantiate(mmdetection_settings(config(depth)))
     model.load_state_dict(convert_mmdetection(source), strict=True)
     # Every value came once; the mean of a constant tensor is that constant.
     got = sorted(round(float(value.double().mean())) for value in model.state_dict().values())
