@@ -16,6 +16,7 @@ import mrcnn_plugin  # noqa: F401
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.layers.mask_ops import paste_masks_in_image
+from detectron2.structures import PolygonMasks
+from detectron2.structures import heatmaps_to_keypoints as detectron2_keypoints
 from pycocotools import mask as coco_mask
 from tabulate import tabulate
 from torch import Tensor
@@ -233,10 +236,123 @@ def peak_mb(options: Options) -> float:
     return host + (torch.cuda.max_memory_allocated() / 1e6 if options.device == "cuda" else 0)
 
 
+# Keypoints: 100 people on COCO's usual test size, 17 heatmaps of 56x56 each.
+
+
+def person_boxes(n: int, generator: torch.Generator) -> Tensor:
+    """(n, 4) xyxy, 60 to 460 pixels high, width 0.3 to 0.7 of that."""
+    height = torch.rand(n, generator=generator) * 400 + 60
+    width = height * (0.3 + 0.4 * torch.rand(n, generator=generator))
+    x, y = torch.rand(2, n, generator=generator) * 300
+    return torch.stack([x, y, x + width, y + height], dim=1)
+
+
+def keypoint_inputs(options: Options, kind: str) -> Callable[[int], tuple[Tensor, Tensor]]:
+    def make(seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        maps = torch.randn(NUM_INSTANCES, 17, 56, 56, generator=generator)
+        if kind == "peaks":
+            centre = torch.rand(NUM_INSTANCES, 17, 2, generator=generator) * 56
+            y, x = (torch.arange(56) - centre[..., i, None] for i in range(2))
+            maps = 8 * torch.exp(-(y[..., None] ** 2 + x[..., None, :] ** 2) / 12.5) - 3 + 0.3 * maps
+        return maps.to(options.device), person_boxes(NUM_INSTANCES, generator).to(options.device)
+
+    return make
+
+
+def same_keypoints(ours: Tensor, theirs: Tensor) -> str:
+    """Within 1e-3 px and 1e-4, but for maps with two pixels as high within rounding."""
+    torch.testing.assert_close(ours[..., 2:], theirs[..., 2:], atol=1e-4, rtol=1e-4)
+    ties = int(((ours - theirs)[..., :2].abs() > 1e-3).any(dim=2).sum())
+    if ties > 1e-2 * ours[..., 0].numel():
+        raise AssertionError(f"{ties} of {ours[..., 0].numel()} keypoints are elsewhere")
+    return f"{ties} of {ours[..., 0].numel()} keypoints tie and differ"
+
+
+def keypoints_section(options: Options) -> list[Row]:
+    rows = []
+    for kind in ("peaks", "noise"):
+        result = compare(
+            options,
+            keypoint_inputs(options, kind),
+            ops.heatmaps_to_keypoints,
+            detectron2_keypoints,
+            same_keypoints,
+        )
+        rows.append(Row("keypoints", f"100 x 17 heatmaps of 56x56, {kind}", *result))
+    return rows
+
+
+# Mask targets: 512 RoIs around ground truth, its boxes jittered by up to a fifth of their size.
+
+NUM_ROIS, TARGET_SIZE = 512, 28
+
+
+def coco_polygons() -> list[list[np.ndarray]]:
+    """Polygons of the COCO 2017 instances in $DETECTRON2_DATASETS, as large as on images of height 800."""
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco", "annotations")
+    instances = []
+    for path in sorted(folder.glob("instances_*2017.json")):
+        content = json.loads(path.read_text())
+        scale = {image["id"]: 800 / image["height"] for image in content["images"]}
+        instances += [
+            [np.array(polygon) * scale[annotation["image_id"]] for polygon in annotation["segmentation"]]
+            for annotation in content["annotations"]
+            if not annotation["iscrowd"]
+        ]
+    if not instances:
+        raise SystemExit(
+            f"no instances_*2017.json in {folder}: set DETECTRON2_DATASETS to the folder of coco/"
+        )
+    return instances
+
+
+def target_inputs(options: Options) -> Callable[[int], tuple[PolygonMasks, Tensor]]:
+    everything = PolygonMasks(coco_polygons())
+
+    def make(seed: int) -> tuple[PolygonMasks, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        masks = everything[torch.randint(len(everything), (NUM_ROIS,), generator=generator)]
+        boxes = masks.get_bounding_boxes().tensor
+        size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        jitter = (torch.rand(NUM_ROIS, 4, generator=generator) - 0.5) * 0.4
+        return masks, (boxes + jitter * size).to(options.device)
+
+    return make
+
+
+def same_targets(ours: Tensor, theirs: Tensor) -> str:
+    if not torch.equal(ours, theirs):
+        raise AssertionError(f"{int((ours != theirs).sum())} cells differ")
+    return "equal in every cell"
+
+
+def rasterize_section(options: Options) -> list[Row]:
+    make = target_inputs(options)
+    result = compare(
+        options,
+        make,
+        lambda masks, boxes: ops.rasterize_polygons(masks.polygons, boxes, TARGET_SIZE),
+        lambda masks, boxes: masks.crop_and_resize(boxes, TARGET_SIZE),
+        same_targets,
+    )
+    masks, boxes = make(0)
+    packed = ops.pack_polygons(masks.polygons)
+    seconds = [
+        timed(options, lambda: ops.rasterize_polygons(packed, boxes, TARGET_SIZE), ())[1]
+        for _ in range(WARM_UP + options.repeats)
+    ]
+    extra = {"packed_before_ms": statistics.median(seconds[WARM_UP:]) * 1e3}
+    verdict = f"{result[2]}; {extra['packed_before_ms']:.2f} ms if packed before"
+    return [Row("rasterize", "512 RoIs of COCO polygons to 28x28", *result[:2], verdict, extra)]
+
+
 SECTIONS: dict[str, Callable[[Options], list[Row]]] = {
     "paste": paste_section,
     "encode": encode_section,
     "memory": memory_section,
+    "keypoints": keypoints_section,
+    "rasterize": rasterize_section,
 }
 
 
