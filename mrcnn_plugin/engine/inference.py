@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import glob
 import json
 import os
@@ -17,7 +16,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils.logger import setup_logger
 from omegaconf import OmegaConf
@@ -26,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mrcnn_plugin.data.files import write_atomically
+from mrcnn_plugin.evaluation.coco_evaluation import instances_to_coco_json
 
 from . import datasets
 from .checkpoint import AtomicCheckpointer, check_weights, replacing
@@ -88,19 +87,12 @@ class Predictor:
 
         bbox is x, y, width, height in pixels; segmentation a compressed RLE; keypoints x, y, score a point.
         """
-        # Detectron2's function shifts the keypoints of its argument in place.
-        instances = copy.deepcopy(instances)
-        rles = instances.get_fields().pop("pred_masks_rle", None)
         results = instances_to_coco_json(instances, image_id)
         ids = self.metadata.get("thing_dataset_id_to_contiguous_id") or {}
         to_dataset = {contiguous: dataset for dataset, contiguous in ids.items()}
-        for index, result in enumerate(results):
+        for result in results:
             result["file_name"] = file_name
             result["category_id"] = to_dataset.get(result["category_id"], result["category_id"])
-            if rles is not None:
-                counts = rles[index]["counts"]
-                counts = counts.decode() if isinstance(counts, bytes) else counts
-                result["segmentation"] = {"size": list(rles[index]["size"]), "counts": counts}
         return results
 
 

@@ -19,7 +19,6 @@ from detectron2.data import (
 )
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import (
-    COCOEvaluator,
     DatasetEvaluator,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
@@ -34,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
+from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
 
 from .config import Config, as_list
 from .errors import ConfigError
