@@ -1,6 +1,7 @@
 """Every config that is installed: it has the shape that Detectron2's tools expect, trains, predicts."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -27,9 +28,23 @@ TRAIN_KEYS = {
 }
 
 
+def nodes(cfg):
+    """`cfg` and all that is in it, written out: interpolations are not followed."""
+    yield cfg
+    for key in cfg if OmegaConf.is_dict(cfg) else range(len(cfg)):
+        if not OmegaConf.is_interpolation(cfg, key) and OmegaConf.is_config(cfg[key]):
+            yield from nodes(cfg[key])
+
+
 def shrink(cfg):
-    """Few proposals and RoIs: what is tested is that the parts fit together."""
+    """Few proposals, RoIs and layers: what is tested is that the parts fit together."""
     model = cfg.model
+    for node in filter(OmegaConf.is_dict, nodes(model)):
+        if node.get("depth", 0) > 50:
+            node.depth = 50
+        # That of torch runs on GPUs only.
+        if node.get("norm") == "SyncBN":
+            node.norm = "BN"
     model.proposal_generator.update(pre_nms_topk=(50, 50), post_nms_topk=(20, 8), batch_size_per_image=16)
     model.roi_heads.batch_size_per_image = 8
     predictors = OmegaConf.select(cfg, "model.roi_heads.box_predictor")
@@ -43,12 +58,21 @@ def cfg(request):
     return shrink(model_zoo.get_config(request.param))
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """Models that have trained already: many configs differ in schedule, weights or depth only."""
+    return set()
+
+
 def has_head(model, kind):
     return getattr(model.roi_heads, f"{kind}_on", False)
 
 
 @pytest.mark.parametrize("cfg", CONFIGS, indirect=True, ids=str)
-def test_trains_and_predicts(cfg, batched_inputs):
+def test_trains_and_predicts(cfg, batched_inputs, trained):
+    description = repr(OmegaConf.to_container(cfg.model, resolve=True))
+    if description in trained:
+        return
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
@@ -85,11 +109,24 @@ def test_trains_and_predicts(cfg, batched_inputs):
         assert instances.has("pred_keypoints") == keypoints
         if masks:
             assert instances.pred_masks.shape == (len(instances), *instances.image_size)
+    trained.add(description)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 class TestShape:
     """What Detectron2's tools/lazyconfig_train_net.py reads."""
+
+    def test_model_at_full_size(self, name):
+        """Built without memory; the name says which backbone."""
+        cfg = model_zoo.get_config(name)
+        with torch.device("meta"):
+            model = instantiate(cfg.model)
+        convolutions = sum(
+            isinstance(m, torch.nn.Conv2d) and "shortcut" not in n for n, m in model.backbone.named_modules()
+        )
+        depth = int(re.search(r"_[RX]_(\d+)_", name)[1])
+        assert depth - 10 <= convolutions <= depth + 10
+        assert any(m.groups > 1 for m in model.modules() if isinstance(m, torch.nn.Conv2d)) == ("_X_" in name)
 
     def test_train(self, name):
         train = model_zoo.get_config(name).train

@@ -4,11 +4,8 @@ import mrcnn_plugin
 from detectron2.config import LazyCall as L
 from mrcnn_plugin.modeling import OneHotKeypointHead
 
-from .mask_rcnn_fpn import model
+from .faster_rcnn_fpn import model
 from .parts import pooler, square
-
-for _key in ("mask_in_features", "mask_pooler", "mask_head"):
-    model.roi_heads.pop(_key)
 
 model.roi_heads.update(
     num_classes=1,

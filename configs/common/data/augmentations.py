@@ -1,0 +1,38 @@
+"""Augmentations to choose from, as LazyConfig pieces for `dataloader.train.mapper.augmentations`.
+
+from ..common.data.augmentations import color, flip, rotation
+dataloader.train.mapper.augmentations = [*dataloader.train.mapper.augmentations, rotation, *color]
+"""
+
+import mrcnn_plugin
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+
+def resize(short_edges, max_size=1333):
+    """The shorter side to one of `short_edges` pixels, unless the longer one exceeds `max_size`."""
+    return L(T.ResizeShortestEdge)(short_edge_length=short_edges, max_size=max_size, sample_style="choice")
+
+
+def scale_jitter(size, min_scale=0.1, max_scale=2.0):
+    """Scaled by a random factor of what fits `size` x `size`, then cropped or padded to it; two steps.
+
+    The mapper needs `recompute_boxes=True`, since crops cut boxes down.
+    """
+    return [
+        L(T.ResizeScale)(min_scale=min_scale, max_scale=max_scale, target_height=size, target_width=size),
+        L(T.FixedSizeCrop)(crop_size=(size, size)),
+    ]
+
+
+flip = L(T.RandomFlip)(horizontal=True)
+# Degrees either way; the canvas keeps its size.
+rotation = L(T.RandomRotation)(angle=[-10, 10], expand=False)
+# Factors of the original's contrast, brightness and saturation.
+color = [
+    L(T.RandomContrast)(intensity_min=0.8, intensity_max=1.2),
+    L(T.RandomBrightness)(intensity_min=0.8, intensity_max=1.2),
+    L(T.RandomSaturation)(intensity_min=0.8, intensity_max=1.2),
+]
+# Between half and all of each side; as for jitter, boxes are to be recomputed.
+crop = L(T.RandomCrop)(crop_type="relative_range", crop_size=[0.5, 0.5])
