@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import ROI_KEYPOINT_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
-from detectron2.structures import Instances, heatmaps_to_keypoints
+from detectron2.structures import Instances
 from torch import Tensor
+
+from ..ops import heatmaps_to_keypoints
 
 _IGNORED = -1
 
@@ -73,7 +75,7 @@ def decode(logits: Tensor, instances: list[Instances]) -> None:
     """Sets `pred_keypoints` and `pred_keypoint_heatmaps` of detections from (R, K, S, S) logits, in place."""
     boxes = torch.cat([image.pred_boxes.tensor for image in instances])
     sizes = [len(image) for image in instances]
-    # Columns are x, y, logit, score; the field holds x, y, score.
+    # The op's columns are x, y, logit, score; Detectron2's field holds x, y, score.
     keypoints = heatmaps_to_keypoints(logits, boxes)[:, :, [0, 1, 3]]
     for image, image_keypoints, heatmaps in zip(instances, keypoints.split(sizes), logits.split(sizes)):
         image.pred_keypoints = image_keypoints

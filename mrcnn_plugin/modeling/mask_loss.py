@@ -8,6 +8,8 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from .mask_targets import mask_targets
+
 
 def annotated(x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:
     """Drops the RoIs, rows of x (R, ...), of images whose annotations have no masks at all."""
@@ -20,12 +22,7 @@ def annotated(x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Insta
 
 def targets_of(instances: list[Instances], mask_size: int) -> Tensor:
     """Ground-truth masks within the proposal boxes: bool (R, M, M)."""
-    return torch.cat(
-        [
-            image.gt_masks.crop_and_resize(image.proposal_boxes.tensor, mask_size).to(image.gt_classes.device)
-            for image in instances
-        ]
-    )
+    return torch.cat([mask_targets(image.gt_masks, image.proposal_boxes, mask_size) for image in instances])
 
 
 def sigmoid_mask_loss(logits: Tensor, instances: list[Instances], vis_period: int = 0) -> Tensor:
