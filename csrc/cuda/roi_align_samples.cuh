@@ -99,7 +99,7 @@ constexpr int kSampleThreads = 256;
 
 // A thread an output element, neighbouring threads neighbours in memory.
 template <typename T, typename Box, bool Max>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, 2)
     pool_samples(const __grid_constant__ RoIAlignParameters p, const Box* __restrict__ boxes,
                  const int64_t elements, T* __restrict__ output) {
   const int64_t bins = int64_t(p.pooled_height) * p.pooled_width;
