@@ -11,7 +11,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data import transforms as T
-from detectron2.evaluation import COCOEvaluator
+from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
 # Four processes a GPU feed it; more than there are cores only get in each other's way.
