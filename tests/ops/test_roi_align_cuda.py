@@ -11,7 +11,10 @@ import torchvision
 
 from mrcnn_plugin.ops import multi_level_roi_align, roi_align
 
-pytestmark = pytest.mark.cuda
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 DEVICE = "cuda"
 SIZES = [(40, 50), (20, 25), (10, 13), (5, 7)]
