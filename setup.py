@@ -27,7 +27,15 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 # The oldest PyTorch whose stable ABI the sources use: 2.10.
 TORCH_TARGET_VERSION = "0x020a000000000000"
-CXX_FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+CXX_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-Wno-maybe-uninitialized",
+]
 
 
 def torch_include() -> Path | None:

@@ -21,5 +21,5 @@ else:
     compat.apply()
 
     # Registers the components and the built-in data.
-    importlib.import_module("mrcnn_plugin.modeling")
     importlib.import_module("mrcnn_plugin.data")
+    from .modeling import add_config as add_config

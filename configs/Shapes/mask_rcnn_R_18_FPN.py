@@ -27,7 +27,7 @@ model.roi_heads.mask_head.conv_dims = [64] * 5
 # circle, square, triangle, star
 model.roi_heads.num_classes = 4
 
-# 300 iterations of 8 images.
-train.max_iter = 300
-train.update(eval_period=300, log_period=10, checkpointer=dict(period=100, max_to_keep=2))
+# 420 iterations of 8 images: 1.7 times the 2000 drawn ones.
+train.max_iter = 420
+train.update(eval_period=420, log_period=10, checkpointer=dict(period=100, max_to_keep=2))
 optimizer.update(lr=1e-3, clip_norm=1.0)
