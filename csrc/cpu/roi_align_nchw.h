@@ -79,27 +79,81 @@ void average_all_rows_carefully(const Band<A>& band, const T* window, int64_t ro
   }
 }
 
+// One plane whose window fits two registers and whose bins fit one: averaged rows never leave the registers.
+template <int N, typename T, typename A>
+MRCNN_INLINE void pool_narrow(const RoIPlan<A>& plan, const T* window, int64_t row_stride, A* bins) {
+  using R = Register<A>;
+  const Band<A>& band = plan.y.gather;
+  const auto* indices = plan.x_gather.index;
+  const A* weights = plan.x_gather.weight;
+  const int32_t taps = plan.x_gather.segment[0].taps;
+  const int32_t width = plan.x.gather.rows;
+  for (int32_t row = 0; row < band.rows; ++row) {
+    Vector<A> rows[2] = {};
+    for (int32_t i = band.start[row]; i < band.start[row + 1]; ++i) {
+      const T* pixels = window + band.column[i] * row_stride;
+      const Vector<A> weight = Vector<A>{} + band.weight[i];
+      for (int v = 0; v < N; ++v) rows[v] += load(pixels + v * R::kLanes) * weight;
+    }
+    Vector<A> sum = {};
+    for (int32_t tap = 0; tap < taps; ++tap) {
+      const auto index = read_as<typename R::Indices>(indices + tap * R::kLanes);
+      const Vector<A> weight = load(weights + tap * R::kLanes);
+      sum +=
+          (N == 1 ? __builtin_shuffle(rows[0], index) : __builtin_shuffle(rows[0], rows[1], index)) * weight;
+    }
+    store(sum, bins + row * width);
+  }
+}
+
+template <typename T, typename A>
+MRCNN_INLINE void pool_wide(const RoIPlan<A>& plan, const T* window, const T* end, int64_t row_stride,
+                            A* scratch, A* bins) {
+  constexpr int kLanes = Register<A>::kLanes;
+  const int32_t vectors = (plan.x.extent + kLanes - 1) / kLanes;
+  const int64_t pitch = int64_t(vectors + 2) * kLanes;
+  if (end - window >= (plan.y.extent - 1) * row_stride + vectors * kLanes) {
+    average_all_rows(plan.y.gather, window, row_stride, pitch, vectors, scratch);
+  } else {
+    average_all_rows_carefully(plan.y.gather, window, row_stride, plan.x.extent, pitch, scratch);
+  }
+  for (int32_t row = 0; row < plan.y.gather.rows; ++row) {
+    apply_shuffles(plan.x_gather, scratch + row * pitch, bins + row * plan.x.gather.rows);
+  }
+}
+
+// The window of the next plane is asked for while this one is computed: its rows lie too far apart for the
+// processor to guess.
+template <typename T>
+MRCNN_INLINE void prefetch_window(const T* window, int64_t row_stride, int32_t rows, int32_t columns) {
+  constexpr int32_t kLine = 64 / int32_t(sizeof(T));
+  for (int32_t row = 0; row < rows; ++row) {
+    for (int32_t x = 0; x < columns + kLine; x += kLine) __builtin_prefetch(window + row * row_stride + x);
+  }
+}
+
 template <typename T>
 void pool_nchw(const T* window, const T* end, int64_t channel_stride, int64_t row_stride, int64_t channels,
                const RoIPlan<Accumulate<T>>& plan, Accumulate<T>* scratch, T* pooled) {
   using A = Accumulate<T>;
   constexpr int kLanes = Register<A>::kLanes;
-  const int32_t height = plan.y.gather.rows;
-  const int32_t width = plan.x.gather.rows;
-  const int32_t vectors = (plan.x.extent + kLanes - 1) / kLanes;
-  const int64_t pitch = int64_t(vectors + 2) * kLanes;
-  A* bins = scratch + height * pitch;
+  const int64_t bin_count = int64_t(plan.y.gather.rows) * plan.x.gather.rows;
+  const bool narrow = plan.x_gather.blocks == 1 && plan.x_gather.segments == 1 && plan.x.extent <= 2 * kLanes;
+  const int64_t reach = (plan.y.extent - 1) * row_stride + 2 * kLanes;
+  A* bins = scratch + plan.y.gather.rows * (plan.x.extent + 3 * kLanes);
   for (int64_t c = 0; c < channels; ++c) {
     const T* plane = window + c * channel_stride;
-    if (end - plane >= (plan.y.extent - 1) * row_stride + vectors * kLanes) {
-      average_all_rows(plan.y.gather, plane, row_stride, pitch, vectors, scratch);
+    if (c + 1 < channels) {
+      prefetch_window(plane + channel_stride, row_stride, plan.y.extent, plan.x.extent);
+    }
+    if (narrow && plan.x.extent <= kLanes && end - plane >= reach) {
+      pool_narrow<1>(plan, plane, row_stride, bins);
+    } else if (narrow && end - plane >= reach) {
+      pool_narrow<2>(plan, plane, row_stride, bins);
     } else {
-      average_all_rows_carefully(plan.y.gather, plane, row_stride, plan.x.extent, pitch, scratch);
+      pool_wide(plan, plane, end, row_stride, scratch, bins);
     }
-    for (int32_t row = 0; row < height; ++row) {
-      apply_shuffles(plan.x_gather, scratch + row * pitch, bins + row * width);
-    }
-    convert(bins, int64_t(height) * width, pooled + c * height * width);
+    convert(bins, bin_count, pooled + c * bin_count);
   }
 }
 
