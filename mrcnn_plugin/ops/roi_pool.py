@@ -1,0 +1,92 @@
+"""The pooling that RoIAlign is compared with: RoIPool and RoIWarp (Mask R-CNN, section 4.2 and Table 2c).
+
+Both quantise the RoI to the feature grid, which is what RoIAlign does without; they differ in the sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from .roi_align import _to_rois, roi_align
+
+
+class ROIPool(nn.Module):
+    """RoIPool (Fast R-CNN, section 2.1): RoI and bins are rounded to pixels, each bin gives its largest pixel.
+
+    torchvision's operator, with the boxes brought to the dtype of the features as it demands.
+
+    Args:
+        output_size: bins P, Q, or one number for both.
+        spatial_scale: size of the features over the size of the image the boxes refer to.
+    """
+
+    def __init__(self, output_size: int | tuple[int, int], spatial_scale: float) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+
+    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+        """(N, C, H, W) features and (K, 5) or N x (K_n, 4) xyxy boxes in image pixels, to (K, C, P, Q)."""
+        rois = rois if isinstance(rois, Tensor) else _to_rois(rois, input)
+        return torchvision.ops.roi_pool(input, rois.to(input.dtype), self.output_size, self.spatial_scale)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
+class ROIWarp(nn.Module):
+    """RoIWarp: bilinear samples as in RoIAlign, but of a RoI quantised to the feature grid.
+
+    "RoIWarp [...] like RoIPool quantizes the RoI": its corners are rounded to whole feature pixels, as RoIPool
+    rounds them, last pixel included; the bins are not rounded and are sampled bilinearly.
+
+    Args:
+        output_size: bins P, Q, or one number for both.
+        spatial_scale: size of the features over the size of the image the boxes refer to.
+        sampling_ratio: samples of a bin along each axis; <= 0: as many as it has feature pixels, rounded up.
+        mode: "max" or "avg" over the samples of a bin (Table 2c has both).
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int = 0,
+        mode: str = "avg",
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.mode = mode
+
+    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+        """(N, C, H, W) features and (K, 5) or N x (K_n, 4) xyxy boxes in image pixels, to (K, C, P, Q)."""
+        rois = rois if isinstance(rois, Tensor) else _to_rois(rois, input)
+        warped = quantize_rois(rois, self.spatial_scale)
+        # Pixel i covers [i - 0.5, i + 0.5] around its centre once half a pixel is subtracted.
+        return roi_align(input, warped, self.output_size, 1.0, self.sampling_ratio, True, mode=self.mode)
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, mode={self.mode!r}"
+        )
+
+
+def quantize_rois(rois: Tensor, spatial_scale: float) -> Tensor:
+    """(K, 5) boxes in image pixels to the pixels of the features that RoIPool takes them to cover.
+
+    Corners are multiplied by the scale and rounded, halves away from zero; the second corner's pixel belongs
+    to the RoI, which is at least one pixel wide. Returned as (K, 5) edges in feature pixels.
+    """
+    rois = rois.float() if rois.dtype in (torch.float16, torch.bfloat16) else rois
+    scaled = rois[:, 1:] * spatial_scale
+    corners = torch.copysign((scaled.abs() + 0.5).floor(), scaled)
+    first = corners[:, :2]
+    last = torch.maximum(corners[:, 2:] + 1, first + 1)
+    return torch.cat([rois[:, :1], first, last], dim=1)
