@@ -5,10 +5,13 @@ from mrcnn_plugin.ops.heatmaps_to_keypoints import heatmaps_to_keypoints
 from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
+from mrcnn_plugin.ops.roi_pool import ROIPool, ROIWarp
 
 __all__ = [
     "PackedPolygons",
     "ROIAlign",
+    "ROIPool",
+    "ROIWarp",
     "encode_masks",
     "heatmaps_to_keypoints",
     "multi_level_roi_align",

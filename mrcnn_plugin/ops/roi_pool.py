@@ -15,7 +15,7 @@ from .roi_align import _to_rois, roi_align
 
 
 class ROIPool(nn.Module):
-    """RoIPool (Fast R-CNN, section 2.1): RoI and bins are rounded to pixels, each bin gives its largest pixel.
+    """RoIPool (Fast R-CNN, section 2.1): RoI and bins are rounded to pixels; a bin's largest pixel.
 
     torchvision's operator, with the boxes brought to the dtype of the features as it demands.
 
@@ -41,8 +41,8 @@ class ROIPool(nn.Module):
 class ROIWarp(nn.Module):
     """RoIWarp: bilinear samples as in RoIAlign, but of a RoI quantised to the feature grid.
 
-    "RoIWarp [...] like RoIPool quantizes the RoI": its corners are rounded to whole feature pixels, as RoIPool
-    rounds them, last pixel included; the bins are not rounded and are sampled bilinearly.
+    Its corners are rounded to whole feature pixels, as RoIPool rounds them, last pixel included; the bins are
+    not rounded and are sampled bilinearly.
 
     Args:
         output_size: bins P, Q, or one number for both.

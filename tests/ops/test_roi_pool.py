@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+
 from mrcnn_plugin.ops import ROIAlign, ROIPool, ROIWarp
 from mrcnn_plugin.ops.roi_pool import quantize_rois
 
@@ -44,7 +45,9 @@ def test_roi_pool_is_torchvision_s_in_any_dtype_of_boxes():
     assert torch.equal(ROIPool(7, 0.25)(features, boxes), expected)
 
 
-@pytest.mark.parametrize("module", [ROIPool((2, 3), 0.5), ROIWarp((2, 3), 0.5), ROIWarp((2, 3), 0.5, 2, "max")])
+@pytest.mark.parametrize(
+    "module", [ROIPool((2, 3), 0.5), ROIWarp((2, 3), 0.5), ROIWarp((2, 3), 0.5, 2, "max")]
+)
 def test_gradients_and_repr(module):
     features = torch.randn(2, 2, 9, 11, dtype=torch.float64, requires_grad=True)
     boxes = torch.tensor([[0, 0.0, 0, 15, 12], [1, 3, 3, 19, 17]], dtype=torch.float64)
