@@ -59,6 +59,14 @@ def test_random_settings_against_oracle(dtype, seed):
     assert max(errors) <= 1
 
 
+@pytest.mark.parametrize("instructions", ["avx2", "baseline"])
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_kernels_for_lesser_processors(instructions, dtype, monkeypatch):
+    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", instructions)
+    rng = np.random.default_rng(11)
+    assert max(compare(random_setting(rng), dtype, i) for i in range(8)) <= 1
+
+
 @pytest.mark.slow
 def test_2000_random_settings_against_oracle():
     rng = np.random.default_rng(1234)
