@@ -40,10 +40,12 @@ $(VENV)/.installed: $(VENV)/.detectron2 setup.py pyproject.toml
 	MRCNN_PLUGIN_NO_CSRC=1 $(UV) --no-build-isolation --no-deps -e .
 	@touch $@
 
+# The stamp bears the time of the start: a source that changes meanwhile is compiled the next time.
 $(VENV)/.built: $(VENV)/.installed $(NATIVE_SOURCES)
 	@echo "mrcnn_plugin: compiling csrc"
+	@touch $@.part
 	$(PY) setup.py --quiet build_ext --inplace
-	@touch $@
+	@mv $@.part $@
 
 demo: setup
 	$(PY) train_net.py --config-file configs/Shapes/mask_rcnn_R_18_FPN.py train.output_dir=output/demo

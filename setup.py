@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,6 +82,10 @@ def warn(message: str) -> None:
     print(f"mrcnn_plugin: WARNING: {message}", file=sys.stderr, flush=True)
 
 
+def is_cuda(ext: Extension) -> bool:
+    return any(source.endswith(".cu") for source in ext.sources)
+
+
 class BuildOps(build_ext):
     """Compiles csrc/ with the C++ compiler and nvcc; a missing tool costs speed, never the install."""
 
@@ -90,6 +95,7 @@ class BuildOps(build_ext):
             warn(f"{reason}; installing without native ops: the slow PyTorch reference ops will be used.")
             self.extensions = []
             return
+        self.extensions = [ext for ext in self.extensions if not is_cuda(ext) or self.can_build_cuda()]
         super().run()
 
     def why_not(self) -> str | None:
@@ -103,18 +109,20 @@ class BuildOps(build_ext):
             return "no torch >= 2.10 to compile against (install torch first and use --no-build-isolation)"
         return None
 
+    def can_build_cuda(self) -> bool:
+        if os.environ.get("MRCNN_PLUGIN_NO_CUDA"):
+            return False
+        if cuda_home() is None:
+            warn("no nvcc found: CUDA tensors will use the slow PyTorch reference ops.")
+            return False
+        return True
+
     def get_ext_filename(self, fullname: str) -> str:
         # Not a Python module but a library for torch.ops.load_library: no Python version in its name.
         return str(Path(*fullname.split(".")).with_suffix(".so"))
 
     def build_extension(self, ext: Extension) -> None:
-        cuda = any(source.endswith(".cu") for source in ext.sources)
-        home = cuda_home() if cuda else None
-        if cuda and os.environ.get("MRCNN_PLUGIN_NO_CUDA"):
-            return
-        if cuda and home is None:
-            warn("no nvcc found: CUDA tensors will use the slow PyTorch reference ops.")
-            return
+        home = cuda_home() if is_cuda(ext) else None
         target = Path(self.get_ext_fullpath(ext.name))
         objects_dir = Path(self.build_temp, ext.name)
         objects_dir.mkdir(parents=True, exist_ok=True)
@@ -150,7 +158,10 @@ class BuildOps(build_ext):
 
     def call(self, command: list[str]) -> None:
         *compile_line, obj = command
+        start = time.time()
         subprocess.run(compile_line, check=True, cwd=ROOT)
+        # As old as what was read: a source that changed meanwhile is compiled the next time.
+        os.utime(compile_line[-1], (start, start))
         os.replace(compile_line[-1], obj)
 
     def link(self, target: Path, objects: list[Path], home: Path | None) -> None:

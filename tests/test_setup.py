@@ -44,6 +44,15 @@ def test_without_a_compiler_the_build_succeeds_and_says_what_is_missing(checkout
     assert not list(checkout.glob("mrcnn_plugin/*.so"))
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
+def test_without_nvcc_the_cpu_library_is_built(checkout):
+    # The schemas alone, so that the test is short.
+    shutil.rmtree(checkout / "csrc" / "cpu")
+    result = run_setup(checkout, "build_ext", "--inplace", MRCNN_PLUGIN_NO_CUDA="1")
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in checkout.glob("mrcnn_plugin/*.so")] == ["_C.so"]
+
+
 def test_a_wheel_holds_configs_and_projects_and_fits_every_python(checkout):
     result = run_setup(checkout, "bdist_wheel", "-q", MRCNN_PLUGIN_NO_CSRC="1")
     assert result.returncode == 0, result.stderr
