@@ -7,9 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import poolers
 from detectron2.structures import Boxes
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..ops import multi_level_roi_align
+from ..ops import ROIPool, ROIWarp, multi_level_roi_align
 
 # pooler_type -> (aligned, mode) of multi_level_roi_align. "ROIAlign" is the first release's half-pixel
 # misaligned sampling, kept for old checkpoints; the Max types aggregate the samples by maximum, as the
@@ -21,6 +21,13 @@ _ROI_ALIGN = {
     "ROIAlignV2Max": (True, "max"),
 }
 
+# What Table 2c compares it with, one module a level. RoIPool has no samples to average: it is a maximum.
+_QUANTIZED = {
+    "ROIPool": lambda size, scale, _: ROIPool(size, scale),
+    "ROIWarp": lambda size, scale, ratio: ROIWarp(size, scale, ratio, mode="avg"),
+    "ROIWarpMax": lambda size, scale, ratio: ROIWarp(size, scale, ratio, mode="max"),
+}
+
 
 class ROIPooler(poolers.ROIPooler):
     """Detectron2's ROIPooler, same arguments and results, on `mrcnn_plugin.ops.multi_level_roi_align`.
@@ -29,8 +36,8 @@ class ROIPooler(poolers.ROIPooler):
         output_size: int or (height, width) of the pooled region.
         scales: 1 / stride of each feature map, from the finest, each half of the one before.
         sampling_ratio: samples per bin and axis; 0 adapts them to the size of the RoI.
-        pooler_type: "ROIAlignV2", "ROIAlign", "ROIAlignV2Max", "ROIAlignMax", or Detectron2's "ROIPool" and
-            "ROIAlignRotated", which are left to Detectron2.
+        pooler_type: "ROIAlignV2", "ROIAlign", "ROIAlignV2Max", "ROIAlignMax"; "ROIPool", "ROIWarp",
+            "ROIWarpMax"; or "ROIAlignRotated", which is left to Detectron2.
         canonical_box_size, canonical_level: k0 and the box side in pixels that belongs to it, in Eq. (1) of
             the FPN paper (arXiv 1612.03144).
     """
@@ -45,8 +52,13 @@ class ROIPooler(poolers.ROIPooler):
         canonical_level: int = 4,
     ) -> None:
         # Detectron2 checks the arguments; its per-level poolers hold no parameters.
-        base_type = "ROIAlignV2" if pooler_type in _ROI_ALIGN else pooler_type
+        ours = pooler_type in _ROI_ALIGN or pooler_type in _QUANTIZED
+        base_type = "ROIAlignV2" if ours else pooler_type
         super().__init__(output_size, scales, sampling_ratio, base_type, canonical_box_size, canonical_level)
+        if pooler_type in _QUANTIZED:
+            build = _QUANTIZED[pooler_type]
+            levels = [build(self.output_size, scale, sampling_ratio) for scale in scales]
+            self.level_poolers = nn.ModuleList(levels)
         self.pooler_type = pooler_type
         self.scales = [float(scale) for scale in scales]
         self.sampling_ratio = sampling_ratio

@@ -70,3 +70,50 @@ def test_wrong_arguments_are_named():
         pooler(pyramid(1)[:3], random_boxes(1))
     with pytest.raises(ValueError, match="box_lists must hold 1 Boxes, one an image, got 2"):
         pooler(pyramid(1), random_boxes(1, 1))
+
+
+def ramp(size):
+    """(1, 1, size, size): the value of a pixel is 10 times its row plus its column."""
+    row, column = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
+    return (10 * row + column)[None, None]
+
+
+def test_types_of_table_2c_by_hand():
+    """Stride 16, box (23, 23)-(71, 71): 1.4375 to 4.4375 feature pixels, quantised to the pixels 1 to 4.
+
+    A 2x2 output. RoIPool takes the last pixel of each bin of two: 2 and 4. RoIWarp with two samples a bin and
+    axis puts them on the pixels' centres: their mean 1.5 and 3.5, their largest 2 and 4. RoIAlign samples the
+    box itself, whose bins are 1.5 pixels wide and begin half a pixel less than 1.4375 from the first centre:
+    means at 0.9375 + 0.75 and 1.5 further; the larger samples are 0.375 beyond the mean.
+    """
+    box = [Boxes(torch.tensor([[23.0, 23.0, 71.0, 71.0]]))]
+    expected = {
+        "ROIPool": (2.0, 4.0),
+        "ROIWarp": (1.5, 3.5),
+        "ROIWarpMax": (2.0, 4.0),
+        "ROIAlignV2": (1.6875, 3.1875),
+        "ROIAlignV2Max": (2.0625, 3.5625),
+    }
+    for kind, (first, second) in expected.items():
+        pooled = ROIPooler(2, (1 / 16,), 2, kind)([ramp(8)], box)
+        values = torch.tensor([[11 * first, 10 * first + second], [10 * second + first, 11 * second]])
+        torch.testing.assert_close(pooled[0, 0], values, msg=lambda text, kind=kind: f"{kind}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["ROIPool", "ROIWarp", "ROIWarpMax"])
+def test_quantised_types_pool_each_box_from_its_level(kind):
+    """Boxes of 40, 400 and 150 pixels: levels 2, 4 and 3, in the order of the boxes; gradients reach each."""
+    features = [torch.full_like(f, level).requires_grad_() for level, f in enumerate(pyramid(2, size=512), 2)]
+    sizes = [[40.0, 400.0], [150.0]]
+    boxes = [Boxes(torch.tensor([[8.0, 8.0, 8 + size, 8 + size] for size in image])) for image in sizes]
+    pooled = ROIPooler(3, SCALES, 0, kind)(features, boxes)
+    assert [row.unique().tolist() for row in pooled.detach().round(decimals=4)] == [[2], [4], [3]]
+    pooled.sum().backward()
+    assert [f.grad.abs().sum().item() > 0 for f in features] == [True, True, True, False]
+    # The second image holds the third box only.
+    assert [f.grad[1].abs().sum().item() > 0 for f in features[:3]] == [False, True, False]
+
+
+def test_unknown_type_is_named():
+    with pytest.raises(ValueError, match="ROICrop"):
+        ROIPooler(7, SCALES, 0, "ROICrop")
