@@ -1,0 +1,172 @@
+"""benchmarks/ablations.py: its table from made-up results, and what it trains when it is started again."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrcnn_plugin import model_zoo
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablations.py"
+spec = importlib.util.spec_from_file_location("ablations", SCRIPT)
+ablations = importlib.util.module_from_spec(spec)
+# Its dataclasses look their module up.
+sys.modules["ablations"] = ablations
+spec.loader.exec_module(ablations)
+
+SIGMOID, SOFTMAX = ablations.configs_of(["softmax"])
+
+
+def finish(folder, **tasks):
+    """What a finished run leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {task: dict(zip(("AP", "AP50", "AP75"), values)) for task, values in tasks.items()}
+    (folder / "results.json").write_text(json.dumps({"iteration": 5, "results": results}))
+
+
+class Trainer:
+    """Finishes runs with an AP of 40, or stops at one of them."""
+
+    def __init__(self, stop_at=None):
+        self.calls, self.stop_at = [], stop_at
+
+    def __call__(self, config, folder, iterations, seed):
+        self.calls.append((config, seed))
+        if (config, seed) == self.stop_at:
+            return 130
+        finish(folder, segm=(40.0, 60.0, 45.0), bbox=(50.0, 70.0, 55.0))
+        return 0
+
+
+def test_every_config_exists_and_every_ablation_config_is_used():
+    used = set(ablations.configs_of(ablations.ABLATIONS))
+    known = model_zoo.list_configs()
+    assert used <= set(known)
+    assert {name for name in known if name.startswith("Ablations/")} <= used
+
+
+def test_each_metric_is_one_that_the_paper_gives_for_the_reference():
+    for ablation in ablations.ABLATIONS.values():
+        for variant in ablation.variants:
+            assert set(variant.paper) == set(ablation.variants[0].paper) <= set(ablations.TASKS)
+            assert all(len(numbers) == 3 and numbers[0] is not None for numbers in variant.paper.values())
+
+
+def test_goes_on_where_it_was_stopped(tmp_path):
+    reports = []
+    stopped = Trainer(stop_at=(SOFTMAX, 0))
+    assert ablations.run_all(["softmax"], 2, 5, tmp_path, lambda r: reports.append(len(r)), stopped) == 130
+    assert stopped.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
+    again = Trainer()
+    assert ablations.run_all(["softmax"], 2, 5, tmp_path, lambda r: reports.append(len(r)), again) == 0
+    assert again.calls == [(SOFTMAX, 0), (SIGMOID, 1), (SOFTMAX, 1)]
+    assert reports == [0, 1, 1, 2, 3, 4]
+    # A shared base is not trained twice; runs of another length do not count.
+    shared = Trainer()
+    assert ablations.run_all(["agnostic"], 1, 5, tmp_path, lambda r: None, shared) == 0
+    assert shared.calls == [("Ablations/mask_rcnn_R_18_C4_agnostic.py", 0)]
+    longer = Trainer()
+    assert ablations.run_all(["softmax"], 1, 6, tmp_path, lambda r: None, longer) == 0
+    assert longer.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
+
+
+def test_a_run_that_leaves_no_results_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json: the run ended without writing it"):
+        ablations.run_all(["softmax"], 1, 5, tmp_path, lambda r: None, lambda *arguments: 0)
+
+
+def test_rows_by_hand():
+    runs = {
+        (SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)},
+        (SIGMOID, 1): {"segm": (42.0, 62.0, math.nan)},
+        (SOFTMAX, 0): {"segm": (37.0, 59.0, 44.0)},
+        (SOFTMAX, 1): {"segm": (37.0, 59.0, 44.0)},
+    }
+    first, second = ablations.table_rows(["softmax"], runs)
+    # Standard deviation of 40 and 42: sqrt(2).
+    assert first[2:] == [
+        "independent (sigmoid)",
+        "30.3 / 51.2 / 31.5",
+        "41.0 ± 1.4 / 61.0 ± 1.4 / –",
+        "",
+        "",
+        "reference",
+    ]
+    # Differences of the seeds: -3 and -5.
+    assert second[2:] == [
+        "multinomial (softmax)",
+        "24.8 / 44.1 / 25.1",
+        "37.0 ± 0.0 / 59.0 ± 0.0 / 44.0 ± 0.0",
+        "-5.5",
+        "-4.0 ± 1.4",
+        "agrees (2 of 2 seeds)",
+    ]
+
+
+def test_rows_of_what_was_not_run():
+    runs = {(SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)}, (SOFTMAX, 1): {"segm": (41.0, 60.0, 45.0)}}
+    first, second = ablations.table_rows(["softmax"], runs)
+    assert first[4] == "40.0 / 60.0 / 45.0"
+    # No seed has both.
+    assert second[4:] == ["41.0 / 60.0 / 45.0", "-5.5", "", "no result"]
+    # An AP that is not finite, as where nothing was found, is no difference.
+    nothing = {(SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)}, (SOFTMAX, 0): {"segm": (math.nan,) * 3}}
+    assert ablations.table_rows(["softmax"], nothing)[1][4:] == ["– / – / –", "-5.5", "", "no result"]
+    assert ablations.table_rows(["agnostic"], {})[1][3:] == ["29.7 / – / –", "", "-0.6", "", "no result"]
+
+
+def test_boxes_and_masks_are_rows_of_their_own():
+    rows = ablations.table_rows(["stride32"], {})
+    assert [(row[1], row[2]) for row in rows] == [
+        ("mask", "RoIAlign"),
+        ("mask", "RoIPool"),
+        ("box", "RoIAlign"),
+        ("box", "RoIPool"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paper", "ours", "expected"),
+    [
+        (-5.5, [-4.0, -0.1], "agrees (2 of 2 seeds)"),
+        (1.8, [0.5], "agrees (1 of 1 seeds)"),
+        (-5.5, [3.0, 0.1], "disagrees (0 of 2 seeds)"),
+        (-5.5, [-1.0, 4.0, 2.0], "unclear (1 of 3 seeds)"),
+        (0.1, [9.0, 9.0], "tie in the paper"),
+        (-5.5, [-0.4], "tie in ours"),
+        (-5.5, [-3.0, 3.1], "tie in ours"),
+        (-5.5, [], "no result"),
+    ],
+)
+def test_verdict(paper, ours, expected):
+    assert ablations.verdict(paper, ours) == expected
+
+
+def test_the_report_is_written(tmp_path):
+    runs = {
+        (SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)},
+        (SOFTMAX, 0): {"segm": (37.0, 59.0, 44.0)},
+    }
+    ablations.write_report(["softmax"], runs, 5, tmp_path / "out")
+    text = (tmp_path / "out" / "ablations.md").read_text()
+    assert "5 iterations, 1 seed." in text
+    assert "arXiv 1703.06870" in text
+    (line,) = [line for line in text.splitlines() if "multinomial" in line]
+    assert [cell.strip() for cell in line.strip("|").split("|")][5:] == [
+        "-5.5",
+        "-3.0",
+        "agrees (1 of 1 seeds)",
+    ]
+    assert (tmp_path / "out" / "ablations.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = ablations.figure(["softmax"], runs).axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([-5.5, -3.0])
+
+
+def test_a_wrong_command_line_is_refused(capsys):
+    for arguments in (["--only", "nothing"], ["--seeds", "0"], ["--iterations", "many"]):
+        with pytest.raises(SystemExit):
+            ablations.main(arguments)
+        assert "error" in capsys.readouterr().err
