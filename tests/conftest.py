@@ -3,9 +3,16 @@ import mrcnn_plugin  # noqa: F401
 
 # isort: split
 
+import os
+
+import hypothesis
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
+
+# A busy machine is slow, which is no failure; CI draws the same examples each time.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(os.getenv("CI")))
+hypothesis.settings.load_profile("project")
 
 
 def synthetic_inputs(sizes, num_instances=3, num_classes=80, masks=True, keypoints=False, num_keypoints=17):
