@@ -18,6 +18,7 @@ import mrcnn_plugin  # noqa: F401
 import argparse
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
@@ -199,7 +200,25 @@ def train(config: str, folder: Path, iterations: int, seed: int) -> int:
         f"train.max_iter={iterations}",
         f"train.eval_period={iterations}",
     ]
-    return subprocess.run(command).returncode
+    return run_to_its_end(command)
+
+
+def run_to_its_end(command: list[str]) -> int:
+    """Runs a process and waits for it, handing SIGINT and SIGTERM on: it saves a checkpoint then."""
+    process = None
+
+    def forward(signum: int, frame: object) -> None:
+        if process is not None:
+            process.send_signal(signum)
+
+    former = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second one ends it at once.
+        process = subprocess.Popen(command, start_new_session=True)
+        return process.wait()
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
 
 
 def configs_of(names: Iterable[str]) -> list[str]:
@@ -391,10 +410,7 @@ def main(arguments: list[str] | None = None) -> int:
     def report(runs: Runs) -> None:
         write_report(args.only, runs, args.iterations, args.output)
 
-    try:
-        status = run_all(args.only, args.seeds, args.iterations, args.output, report)
-    except KeyboardInterrupt:
-        status = 130
+    status = run_all(args.only, args.seeds, args.iterations, args.output, report)
     if status:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
     else:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -71,6 +72,26 @@ def test_goes_on_where_it_was_stopped(tmp_path):
     longer = Trainer()
     assert ablations.run_all(["softmax"], 1, 6, tmp_path, lambda r: None, longer) == 0
     assert longer.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_handed_on_and_the_run_may_save(signum, tmp_path):
+    """The run sends the signal to this process, which hands it on and waits for the run to end."""
+    saved = tmp_path / "saved"
+    program = f"""
+import os, pathlib, signal, sys, time
+def save(signum, frame):
+    time.sleep(0.6)
+    pathlib.Path({str(saved)!r}).touch()
+    sys.exit(128 + signum)
+signal.signal({int(signum)}, save)
+os.kill(os.getppid(), {int(signum)})
+time.sleep(60)
+"""
+    former = signal.getsignal(signum)
+    assert ablations.run_to_its_end([sys.executable, "-c", program]) == 128 + signum
+    assert saved.exists()
+    assert signal.getsignal(signum) == former
 
 
 def test_a_run_that_leaves_no_results_is_an_error(tmp_path):
