@@ -213,7 +213,7 @@ def run_to_its_end(command: list[str]) -> int:
 
     former = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second one ends it at once.
+        # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second ends it at once.
         process = subprocess.Popen(command, start_new_session=True)
         return process.wait()
     finally:
