@@ -95,18 +95,37 @@ def roi_align_oracle(setting: Setting, features: np.ndarray, grad: np.ndarray | 
     height, width = features.shape[2:]
     output = np.zeros((len(setting.boxes), features.shape[1], *setting.output_size))
     grad_features = np.zeros(features.shape)
+    for batch, (k, p, q), taps in _bins(setting, height, width):
+        bin_grad = None if grad is None else grad[k, :, p, q]
+        pool = _pool_max if setting.mode == "max" else _pool_average
+        output[k, :, p, q] = pool(features[batch], taps, bin_grad, grad_features[batch])
+    return output, grad_features
+
+
+def max_is_tied(setting: Setting, features: np.ndarray) -> np.ndarray:
+    """Bins, bool (K, C, P, Q), where rounding decides which of several samples is the largest.
+
+    Their gradient may go to any of them; samples of the same pixels and weights are no tie.
+    """
+    tied = np.zeros((len(setting.boxes), features.shape[1], *setting.output_size), dtype=bool)
+    for batch, (k, p, q), taps in _bins(setting, *features.shape[2:]):
+        distinct = list({tuple(sample): sample for sample in taps}.values())
+        if len(distinct) > 1:
+            values = np.sort([_sample(features[batch], sample) for sample in distinct], axis=0)
+            tied[k, :, p, q] = values[-1] - values[-2] <= 1e-5 * np.maximum(1, np.abs(values[-1]))
+    return tied
+
+
+def _bins(setting: Setting, height: int, width: int):
+    """Of every bin: image, (RoI, row, column), and the (row, column, weight) taps of each sample."""
     for k, (batch, x1, y1, x2, y2) in enumerate(setting.boxes):
         tail = (setting.sampling_ratio, setting.aligned)
         ys = _axis(y1, y2, setting.scale, setting.output_size[0], *tail)
         xs = _axis(x1, x2, setting.scale, setting.output_size[1], *tail)
-        image, grad_image = features[int(batch)], grad_features[int(batch)]
         for p, q in np.ndindex(*setting.output_size):
             taps = [(_taps(y, height), _taps(x, width)) for y in ys[p] for x in xs[q]]
             taps = [[(i, j, wy * wx) for i, wy in ty for j, wx in tx] for ty, tx in taps]
-            bin_grad = None if grad is None else grad[k, :, p, q]
-            pool = _pool_max if setting.mode == "max" else _pool_average
-            output[k, :, p, q] = pool(image, taps, bin_grad, grad_image)
-    return output, grad_features
+            yield int(batch), (k, p, q), taps
 
 
 def _sample(image: np.ndarray, taps: list) -> np.ndarray:
