@@ -29,8 +29,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from mrcnn_plugin.data.files import write_atomically
-from mrcnn_plugin.engine.checkpoint import replacing
+from mrcnn_plugin.files import replacing, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = "He et al., Mask R-CNN, arXiv 1703.06870"

@@ -7,9 +7,7 @@ python -m mrcnn_plugin.checkpoint.convert --to cityscapes detectron2://COCO-.../
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from detectron2.utils.file_io import PathManager
 
+from ..files import replacing
 from .checkpointer import check_native_names
 from .class_rows import coco_to_cityscapes
 from .from_mmdetection import convert_mmdetection
@@ -30,9 +29,7 @@ def write_weights(state_dict: dict[str, torch.Tensor], path: str | Path) -> None
     if path.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"the output must end in .safetensors or .pth, got {path.name}")
     state_dict = {name: value.contiguous() for name, value in state_dict.items()}
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as part:
         if path.suffix == ".pth":
             torch.save({"model": state_dict}, part)
         else:
@@ -41,9 +38,6 @@ def write_weights(state_dict: dict[str, torch.Tensor], path: str | Path) -> None
             except ImportError as error:
                 raise ImportError(f"{path} needs the safetensors package: pip install safetensors") from error
             save_file(state_dict, part)
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
 
 
 def tensors_of(data: Any, source: str) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .files import write_atomically
+from ..files import write_atomically
 
 logger = logging.getLogger(__name__)
 

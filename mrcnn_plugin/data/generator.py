@@ -24,9 +24,9 @@ import numpy as np
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
+from ..files import write_atomically
 from .drawing import SHAPES, draw_sample
 from .figure import KEYPOINT_NAMES, LIMBS
-from .files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,9 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer
-from mrcnn_plugin.data.files import write_atomically
+from mrcnn_plugin.files import replacing, write_atomically
 
 from .errors import ConfigError
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """A temporary path beside `path` to write to; afterwards it takes the place of `path` in one step.
-
-    So a reader, or a run that is killed while writing, never sees half a file.
-    """
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{os.getpid()}.{name}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
 
 
 class AtomicCheckpointer(DetectionCheckpointer):

@@ -14,7 +14,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mrcnn_plugin import model_zoo
-from mrcnn_plugin.data.files import write_atomically
+from mrcnn_plugin.files import write_atomically
 from mrcnn_plugin.modeling import add_config
 
 from .errors import ConfigError

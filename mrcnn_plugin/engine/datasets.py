@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from mrcnn_plugin.data import DatasetError, check_datasets, ensure_registered
-from mrcnn_plugin.data.files import write_atomically
+from mrcnn_plugin.files import write_atomically
 
 from .config import Config, as_list
 

@@ -23,11 +23,11 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from mrcnn_plugin.data.files import write_atomically
 from mrcnn_plugin.evaluation.coco_evaluation import instances_to_coco_json
+from mrcnn_plugin.files import replacing, write_atomically
 
 from . import datasets
-from .checkpoint import AtomicCheckpointer, check_weights, replacing
+from .checkpoint import AtomicCheckpointer, check_weights
 from .config import Config, choose_device, load_config
 from .errors import ConfigError
 from .job import Job, make_job

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from .checkpoint import replacing
+from mrcnn_plugin.files import replacing
 
 #: Scalar name -> {iteration: value}.
 Metrics = Mapping[str, Mapping[int, float]]

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from mrcnn_plugin.data.files import write_atomically
+from mrcnn_plugin.files import write_atomically
 
 from .job import Job, Results
 from .plots import plot_curves, read_metrics

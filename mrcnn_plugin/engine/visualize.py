@@ -14,7 +14,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from torch import nn
 
-from .checkpoint import replacing
+from mrcnn_plugin.files import replacing
 
 # Distinct, and distinct from grey images; further classes step through the hues.
 _PALETTE = (
