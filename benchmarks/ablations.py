@@ -1,6 +1,6 @@
 """The paper's ablations on the built-in data: trains what is missing, writes one table and one plot.
 
-    python benchmarks/ablations.py [--only NAME ...] [--seeds N] [--iterations N] [--output DIR]
+    python benchmarks/ablations.py [--only NAME ...] [--seeds N] [--iterations N] [--output DIR] [KEY=VALUE ...]
 
 Stopped at any time, it goes on where it was: finished runs are read from their results.json, the unfinished
 one is resumed from its checkpoint. The table is written anew after every run. Models, data and schedule are
@@ -171,9 +171,20 @@ ABLATIONS = {
 }
 
 
-def run_folder(output: Path, config: str, iterations: int, seed: int) -> Path:
-    """Where a run lies; runs of different length do not mix."""
-    return output / f"{Path(config).stem}-{iterations}" / f"seed{seed}"
+@dataclass(frozen=True)
+class Settings:
+    """What all runs have in common: their length, and `key=value` overrides of their configs."""
+
+    iterations: int
+    overrides: tuple[str, ...] = ()
+
+    def folder(self, output: Path, config: str, seed: int) -> Path:
+        """Where a run lies; runs of different settings do not mix."""
+        parts = [Path(config).stem, str(self.iterations), *(o.replace("/", "_") for o in self.overrides)]
+        return output / "-".join(parts) / f"seed{seed}"
+
+    def __str__(self) -> str:
+        return ", ".join([f"{self.iterations} iterations", *(f"`{o}`" for o in self.overrides)])
 
 
 def read_run(folder: Path) -> dict[str, tuple[float, ...]] | None:
@@ -190,14 +201,15 @@ def read_run(folder: Path) -> dict[str, tuple[float, ...]] | None:
     }
 
 
-def train(config: str, folder: Path, iterations: int, seed: int) -> int:
+def train(config: str, folder: Path, settings: Settings, seed: int) -> int:
     """Trains or resumes one run in a process of its own; its exit status."""
     command = [
         *(sys.executable, str(ROOT / "train_net.py"), "--config-file", config, "--resume"),
         f"train.output_dir={folder}",
         f"train.seed={seed}",
-        f"train.max_iter={iterations}",
-        f"train.eval_period={iterations}",
+        f"train.max_iter={settings.iterations}",
+        f"train.eval_period={settings.iterations}",
+        *settings.overrides,
     ]
     return run_to_its_end(command)
 
@@ -228,10 +240,10 @@ def configs_of(names: Iterable[str]) -> list[str]:
 def run_all(
     names: Iterable[str],
     seeds: int,
-    iterations: int,
+    settings: Settings,
     output: Path,
     report: Callable[[Runs], None],
-    trainer: Callable[[str, Path, int, int], int] = train,
+    trainer: Callable[[str, Path, Settings, int], int] = train,
 ) -> int:
     """Brings every run to its end, seed by seed, calling `report` with all that is finished after each.
 
@@ -241,16 +253,16 @@ def run_all(
     todo = [(config, seed) for seed in range(seeds) for config in configs_of(names)]
     runs = {}
     for config, seed in todo:
-        done = read_run(run_folder(output, config, iterations, seed))
+        done = read_run(settings.folder(output, config, seed))
         if done is not None:
             runs[config, seed] = done
     report(runs)
     for config, seed in todo:
         if (config, seed) in runs:
             continue
-        folder = run_folder(output, config, iterations, seed)
+        folder = settings.folder(output, config, seed)
         print(f"[{len(runs) + 1}/{len(todo)}] {config}, seed {seed}: {folder}", flush=True)
-        status = trainer(config, folder, iterations, seed)
+        status = trainer(config, folder, settings, seed)
         if status:
             return status
         done = read_run(folder)
@@ -337,7 +349,7 @@ def table_rows(names: Iterable[str], runs: Runs) -> list[list[str]]:
     return rows
 
 
-def markdown(names: Iterable[str], runs: Runs, iterations: int) -> str:
+def markdown(names: Iterable[str], runs: Runs, settings: Settings) -> str:
     """The table and how to read it."""
     header = ["ablation", "of", "variant", "paper", "ours", "paper, Δ AP", "ours, Δ AP", "direction"]
     table = tabulate(table_rows(names, runs), header, tablefmt="pipe", disable_numparse=True)
@@ -345,7 +357,7 @@ def markdown(names: Iterable[str], runs: Runs, iterations: int) -> str:
     return f"""# Ablations
 
 Paper: {PAPER}, trained on COCO. Ours: configs/Shapes and configs/Ablations on the built-in data,
-{iterations} iterations, {seeds} seed{"s" if seeds != 1 else ""}. AP / AP50 / AP75, mean ± standard deviation
+{settings}, {seeds} seed{"s" if seeds != 1 else ""}. AP / AP50 / AP75, mean ± standard deviation
 over seeds. Δ AP: less the reference's of the same seed. A direction agrees where every seed has the sign of
 the paper's difference, and is unclear where some have; less than {TIE} AP, there or here, is called a tie.
 
@@ -381,10 +393,10 @@ def figure(names: Iterable[str], runs: Runs) -> Figure:
     return result
 
 
-def write_report(names: Iterable[str], runs: Runs, iterations: int, output: Path) -> None:
+def write_report(names: Iterable[str], runs: Runs, settings: Settings, output: Path) -> None:
     """Writes ablations.md and ablations.png into `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "ablations.md", markdown(names, runs, iterations).encode())
+    write_atomically(output / "ablations.md", markdown(names, runs, settings).encode())
     with replacing(str(output / "ablations.png")) as part:
         figure(names, runs).savefig(part, format="png")
 
@@ -404,12 +416,17 @@ def main(arguments: list[str] | None = None) -> int:
         "--iterations", type=positive, default=1000, metavar="N", help="of 8 images, each run"
     )
     parser.add_argument("--output", type=Path, default=Path("output/ablations"), metavar="DIR")
-    args = parser.parse_args(arguments)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override of every run's config")
+    args = parser.parse_intermixed_args(arguments)
+    for name in args.overrides:
+        if "=" not in name:
+            parser.error(f"expected KEY=VALUE, got {name!r}")
+    settings = Settings(args.iterations, tuple(args.overrides))
 
     def report(runs: Runs) -> None:
-        write_report(args.only, runs, args.iterations, args.output)
+        write_report(args.only, runs, settings, args.output)
 
-    status = run_all(args.only, args.seeds, args.iterations, args.output, report)
+    status = run_all(args.only, args.seeds, settings, args.output, report)
     if status:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
     else:

@@ -1,4 +1,4 @@
-"""Base of Table 2d: one map of stride 32, of which most built-in shapes cover 1 to 5 pixels."""
+"""Base of Table 2d: one map of stride 32, of which most built-in shapes cover 1 to 4 pixels."""
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
@@ -9,7 +9,7 @@ from ..Shapes.mask_rcnn_R_18_FPN import dataloader, lr_multiplier, model, optimi
 
 use_one_map(model, "res5", stride=32, channels=512, anchor_sizes=[32, 64, 128])
 
-# Images of 160 pixels at twice their size: a map of 10 x 10, shapes as many of its pixels wide as on C4.
-_resize = L(T.ResizeShortestEdge)(short_edge_length=320, max_size=320)
+# Images of 160 pixels enlarged, or the map were 5 x 5; it is 8 x 8.
+_resize = L(T.ResizeShortestEdge)(short_edge_length=256, max_size=256)
 dataloader.train.mapper.augmentations.insert(0, _resize)
 dataloader.test.mapper.augmentations = [_resize]

@@ -7,6 +7,7 @@ train = dict(
     init_checkpoint="",
     # Detectron2's 1x schedule: 90000 iterations of 16 images.
     max_iter=90000,
+    # On CUDA float16 with scaled gradients; on the CPU bfloat16, of use where it has instructions for that.
     amp=dict(enabled=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=5000, max_to_keep=100),

@@ -27,6 +27,7 @@ from .config import choose_device, find_config, load_config, save_config
 from .errors import ConfigError, Interrupted
 from .hooks import InterruptCheckpointer, ProgressBar, StopSignals
 from .job import Job, Results, make_job
+from .mixed_precision import BFloat16Trainer
 from .noise import silence
 from .report import finish
 
@@ -96,11 +97,10 @@ def _distributed(model: nn.Module, job: Job) -> nn.Module:
 
 
 def _trainer(job: Job, model: nn.Module) -> SimpleTrainer:
-    amp = job.amp and job.device.startswith("cuda")
-    if job.amp and not amp:
-        logger.warning(f"Mixed precision needs CUDA: training in float32 on {job.device!r}")
-    optimizer = job.optimizer(model)
-    return (AMPTrainer if amp else SimpleTrainer)(_distributed(model, job), job.train_loader(), optimizer)
+    kind = SimpleTrainer
+    if job.amp:
+        kind = AMPTrainer if job.device.startswith("cuda") else BFloat16Trainer
+    return kind(_distributed(model, job), job.train_loader(), job.optimizer(model))
 
 
 def train(job: Job, *, resume: bool = False) -> SimpleTrainer:

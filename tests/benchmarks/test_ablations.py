@@ -18,6 +18,7 @@ ablations = importlib.util.module_from_spec(spec)
 sys.modules["ablations"] = ablations
 spec.loader.exec_module(ablations)
 
+Settings = ablations.Settings
 SIGMOID, SOFTMAX = ablations.configs_of(["softmax"])
 
 
@@ -34,7 +35,7 @@ class Trainer:
     def __init__(self, stop_at=None):
         self.calls, self.stop_at = [], stop_at
 
-    def __call__(self, config, folder, iterations, seed):
+    def __call__(self, config, folder, settings, seed):
         self.calls.append((config, seed))
         if (config, seed) == self.stop_at:
             return 130
@@ -59,19 +60,27 @@ def test_each_metric_is_one_that_the_paper_gives_for_the_reference():
 def test_goes_on_where_it_was_stopped(tmp_path):
     reports = []
     stopped = Trainer(stop_at=(SOFTMAX, 0))
-    assert ablations.run_all(["softmax"], 2, 5, tmp_path, lambda r: reports.append(len(r)), stopped) == 130
+    assert (
+        ablations.run_all(["softmax"], 2, Settings(5), tmp_path, lambda r: reports.append(len(r)), stopped)
+        == 130
+    )
     assert stopped.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
     again = Trainer()
-    assert ablations.run_all(["softmax"], 2, 5, tmp_path, lambda r: reports.append(len(r)), again) == 0
+    assert (
+        ablations.run_all(["softmax"], 2, Settings(5), tmp_path, lambda r: reports.append(len(r)), again) == 0
+    )
     assert again.calls == [(SOFTMAX, 0), (SIGMOID, 1), (SOFTMAX, 1)]
     assert reports == [0, 1, 1, 2, 3, 4]
     # A shared base is not trained twice; runs of another length do not count.
     shared = Trainer()
-    assert ablations.run_all(["agnostic"], 1, 5, tmp_path, lambda r: None, shared) == 0
+    assert ablations.run_all(["agnostic"], 1, Settings(5), tmp_path, lambda r: None, shared) == 0
     assert shared.calls == [("Ablations/mask_rcnn_R_18_C4_agnostic.py", 0)]
     longer = Trainer()
-    assert ablations.run_all(["softmax"], 1, 6, tmp_path, lambda r: None, longer) == 0
+    assert ablations.run_all(["softmax"], 1, Settings(6), tmp_path, lambda r: None, longer) == 0
     assert longer.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
+    other = Trainer()
+    assert ablations.run_all(["softmax"], 1, Settings(5, ("a.b=1",)), tmp_path, lambda r: None, other) == 0
+    assert other.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -96,7 +105,7 @@ time.sleep(60)
 
 def test_a_run_that_leaves_no_results_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"results\.json: the run ended without writing it"):
-        ablations.run_all(["softmax"], 1, 5, tmp_path, lambda r: None, lambda *arguments: 0)
+        ablations.run_all(["softmax"], 1, Settings(5), tmp_path, lambda r: None, lambda *arguments: 0)
 
 
 def test_rows_by_hand():
@@ -173,7 +182,7 @@ def test_the_report_is_written(tmp_path):
     }
     ablations.write_report(["softmax"], runs, 5, tmp_path / "out")
     text = (tmp_path / "out" / "ablations.md").read_text()
-    assert "5 iterations, 1 seed." in text
+    assert "5 iterations, `a.b=1`, 1 seed." in text
     assert "arXiv 1703.06870" in text
     (line,) = [line for line in text.splitlines() if "multinomial" in line]
     assert [cell.strip() for cell in line.strip("|").split("|")][5:] == [
