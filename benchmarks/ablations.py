@@ -1,6 +1,6 @@
 """The paper's ablations on the built-in data: trains what is missing, writes one table and one plot.
 
-    python benchmarks/ablations.py [--only NAME ...] [--seeds N] [--iterations N] [--output DIR] [KEY=VALUE ...]
+    python benchmarks/ablations.py [KEY=VALUE ...] [--only NAME ...] [--seeds N] [--output DIR]
 
 Stopped at any time, it goes on where it was: finished runs are read from their results.json, the unfinished
 one is resumed from its checkpoint. The table is written anew after every run. Models, data and schedule are

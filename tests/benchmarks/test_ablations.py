@@ -180,7 +180,7 @@ def test_the_report_is_written(tmp_path):
         (SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)},
         (SOFTMAX, 0): {"segm": (37.0, 59.0, 44.0)},
     }
-    ablations.write_report(["softmax"], runs, 5, tmp_path / "out")
+    ablations.write_report(["softmax"], runs, Settings(5, ("a.b=1",)), tmp_path / "out")
     text = (tmp_path / "out" / "ablations.md").read_text()
     assert "5 iterations, `a.b=1`, 1 seed." in text
     assert "arXiv 1703.06870" in text
