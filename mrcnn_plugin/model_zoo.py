@@ -19,11 +19,23 @@ def config_root() -> Path:
     return Path(str(files("mrcnn_plugin.configs")))
 
 
+def project_root() -> Path:
+    """The folder of the projects: `projects/` of a checkout, or `mrcnn_plugin/projects` of an installation."""
+    return Path(str(files("mrcnn_plugin.projects")))
+
+
+def _paths() -> dict[str, Path]:
+    """Name -> path of every config; the pieces under common/ are not configs."""
+    configs, projects = config_root(), project_root()
+    paths = {path.relative_to(configs).as_posix(): path for path in configs.glob("*/**/*.py")}
+    for path in projects.glob("*/configs/*/**/*.py"):
+        paths[f"projects/{path.relative_to(projects).as_posix()}"] = path
+    return {name: paths[name] for name in sorted(paths) if "common" not in Path(name).parts}
+
+
 def list_configs() -> list[str]:
-    """Names of all configs, relative to `config_root()`; the pieces under common/ are not configs."""
-    root = config_root()
-    names = (path.relative_to(root).as_posix() for path in root.glob("*/**/*.py"))
-    return sorted(name for name in names if not name.startswith("common/"))
+    """Names of all configs: relative to `config_root()`, and those of projects from "projects/" on."""
+    return list(_paths())
 
 
 def get_config_file(config_path: str) -> str:
@@ -36,12 +48,12 @@ def get_config_file(config_path: str) -> str:
         FileNotFoundError: no config has that name; the message names those that come nearest.
     """
     name = config_path if config_path.endswith(".py") else f"{config_path}.py"
-    known = list_configs()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+    paths = _paths()
+    if name not in paths:
+        near = difflib.get_close_matches(name, paths, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(paths)}"
         raise FileNotFoundError(f"mrcnn_plugin has no config {config_path!r}; {hint}")
-    return str(config_root() / name)
+    return str(paths[name])
 
 
 def get_config(config_path: str) -> DictConfig:
