@@ -20,7 +20,7 @@ def config_root() -> Path:
 
 
 def project_root() -> Path:
-    """The folder of the projects: `projects/` of a checkout, or `mrcnn_plugin/projects` of an installation."""
+    """The folder of the projects: `projects/` of a checkout, `mrcnn_plugin/projects` of an installation."""
     return Path(str(files("mrcnn_plugin.projects")))
 
 
