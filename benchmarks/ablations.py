@@ -18,6 +18,7 @@ import mrcnn_plugin  # noqa: F401
 import argparse
 import json
 import math
+import re
 import signal
 import statistics
 import subprocess
@@ -180,7 +181,9 @@ class Settings:
 
     def folder(self, output: Path, config: str, seed: int) -> Path:
         """Where a run lies; runs of different settings do not mix."""
-        parts = [Path(config).stem, str(self.iterations), *(o.replace("/", "_") for o in self.overrides)]
+        # As an override of its own, the path may hold no special character.
+        overrides = (re.sub(r"[^\w.]+", "_", override) for override in self.overrides)
+        parts = [Path(config).stem, str(self.iterations), *overrides]
         return output / "-".join(parts) / f"seed{seed}"
 
     def __str__(self) -> str:
