@@ -15,34 +15,35 @@ import mrcnn_plugin  # noqa: F401
 
 # isort: split
 
-import argparse
-import json
-import math
-import re
-import signal
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from tabulate import tabulate
+from training_runs import (
+    TASKS,
+    Runs,
+    Settings,
+    cell,
+    mean_and_spread,
+    paired_differences,
+    parse_arguments,
+    run_all,
+    values_of,
+)
 
 from mrcnn_plugin.files import replacing, write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
 PAPER = "He et al., Mask R-CNN, arXiv 1703.06870"
 METRICS = ("AP", "AP50", "AP75")
-TASKS = {"segm": "mask", "bbox": "box", "keypoints": "keypoint"}
 # A smaller difference of AP is no claim that one is better: neither in the paper nor in ours.
 TIE = 0.5
 
 #: Task -> AP, AP50, AP75; None where the paper does not tell.
 Numbers = Mapping[str, tuple[float | None, ...]]
-#: Config, seed -> task -> AP, AP50, AP75 in percent.
-Runs = Mapping[tuple[str, int], Mapping[str, tuple[float, ...]]]
 
 
 @dataclass(frozen=True)
@@ -172,127 +173,9 @@ ABLATIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all runs have in common: their length, and `key=value` overrides of their configs."""
-
-    iterations: int
-    overrides: tuple[str, ...] = ()
-
-    def folder(self, output: Path, config: str, seed: int) -> Path:
-        """Where a run lies; runs of different settings do not mix."""
-        # As an override of its own, the path may hold no special character.
-        overrides = (re.sub(r"[^\w.]+", "_", override) for override in self.overrides)
-        parts = [Path(config).stem, str(self.iterations), *overrides]
-        return output / "-".join(parts) / f"seed{seed}"
-
-    def __str__(self) -> str:
-        return ", ".join([f"{self.iterations} iterations", *(f"`{o}`" for o in self.overrides)])
-
-
-def read_run(folder: Path) -> dict[str, tuple[float, ...]] | None:
-    """Task -> AP, AP50, AP75 of a finished run; None of one that is not."""
-    try:
-        results = json.loads((folder / "results.json").read_text())["results"]
-    except FileNotFoundError:
-        return None
-    # null: the metric was not finite, as where nothing was found.
-    return {
-        task: tuple(math.nan if values.get(m) is None else values[m] for m in METRICS)
-        for task, values in results.items()
-        if task in TASKS
-    }
-
-
-def train(config: str, folder: Path, settings: Settings, seed: int) -> int:
-    """Trains or resumes one run in a process of its own; its exit status."""
-    command = [
-        *(sys.executable, str(ROOT / "train_net.py"), "--config-file", config, "--resume"),
-        f"train.output_dir={folder}",
-        f"train.seed={seed}",
-        f"train.max_iter={settings.iterations}",
-        f"train.eval_period={settings.iterations}",
-        *settings.overrides,
-    ]
-    return run_to_its_end(command)
-
-
-def run_to_its_end(command: list[str]) -> int:
-    """Runs a process and waits for it, handing SIGINT and SIGTERM on: it saves a checkpoint then."""
-    process = None
-
-    def forward(signum: int, frame: object) -> None:
-        if process is not None:
-            process.send_signal(signum)
-
-    former = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second ends it at once.
-        process = subprocess.Popen(command, start_new_session=True)
-        return process.wait()
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
-
-
 def configs_of(names: Iterable[str]) -> list[str]:
     """The configs of these ablations, each once."""
     return list(dict.fromkeys(variant.config for name in names for variant in ABLATIONS[name].variants))
-
-
-def run_all(
-    names: Iterable[str],
-    seeds: int,
-    settings: Settings,
-    output: Path,
-    report: Callable[[Runs], None],
-    trainer: Callable[[str, Path, Settings, int], int] = train,
-) -> int:
-    """Brings every run to its end, seed by seed, calling `report` with all that is finished after each.
-
-    Returns:
-        0, or the exit status of the run that failed or was interrupted.
-    """
-    todo = [(config, seed) for seed in range(seeds) for config in configs_of(names)]
-    runs = {}
-    for config, seed in todo:
-        done = read_run(settings.folder(output, config, seed))
-        if done is not None:
-            runs[config, seed] = done
-    report(runs)
-    for config, seed in todo:
-        if (config, seed) in runs:
-            continue
-        folder = settings.folder(output, config, seed)
-        print(f"[{len(runs) + 1}/{len(todo)}] {config}, seed {seed}: {folder}", flush=True)
-        status = trainer(config, folder, settings, seed)
-        if status:
-            return status
-        done = read_run(folder)
-        if done is None:
-            raise FileNotFoundError(f"{folder}/results.json: the run ended without writing it")
-        runs[config, seed] = done
-        report(runs)
-    return 0
-
-
-def values_of(runs: Runs, config: str, task: str) -> dict[int, tuple[float, ...]]:
-    """AP, AP50, AP75 of a config's finished runs, by seed."""
-    return {seed: run[task] for (name, seed), run in sorted(runs.items()) if name == config and task in run}
-
-
-def mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for that of a single value, or of any that is NaN."""
-    values = list(values)
-    mean = statistics.fmean(values)
-    return mean, statistics.stdev(values) if len(values) > 1 and math.isfinite(mean) else None
-
-
-def paired_differences(runs: Runs, variant: Variant, reference: Variant, task: str) -> list[float]:
-    """AP of `variant` less that of `reference`, for each seed for which both have one."""
-    ours, theirs = (values_of(runs, v.config, task) for v in (variant, reference))
-    differences = [ours[seed][0] - theirs[seed][0] for seed in ours if seed in theirs]
-    return [difference for difference in differences if math.isfinite(difference)]
 
 
 def verdict(paper: float, ours: list[float]) -> str:
@@ -311,21 +194,9 @@ def verdict(paper: float, ours: list[float]) -> str:
     return f"unclear ({agreeing} of {len(ours)} seeds)"
 
 
-def _signed(values: list[float]) -> str:
-    mean, spread = mean_and_spread(values)
-    return f"{mean:+.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-
-
-def _ours(values: Mapping[int, tuple[float, ...]]) -> str:
-    if not values:
-        return ""
-    cells = []
-    for column in zip(*values.values()):
-        mean, spread = mean_and_spread(column)
-        cells.append(
-            "–" if math.isnan(mean) else f"{mean:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-        )
-    return " / ".join(cells)
+def _ours(runs: Runs, config: str, task: str) -> str:
+    columns = [values_of(runs, config, task, metric).values() for metric in METRICS]
+    return " / ".join(map(cell, columns)) if columns[0] else ""
 
 
 def table_rows(names: Iterable[str], runs: Runs) -> list[list[str]]:
@@ -341,14 +212,14 @@ def table_rows(names: Iterable[str], runs: Runs) -> list[list[str]]:
                     TASKS[task],
                     variant.label,
                     " / ".join("–" if n is None else f"{n:.1f}" for n in numbers),
-                    _ours(values_of(runs, variant.config, task)),
+                    _ours(runs, variant.config, task),
                 ]
                 if variant is reference:
                     rows.append([*row, "", "", "reference"])
                     continue
                 paper = numbers[0] - reference.paper[task][0]
-                ours = paired_differences(runs, variant, reference, task)
-                rows.append([*row, f"{paper:+.1f}", _signed(ours) if ours else "", verdict(paper, ours)])
+                ours = paired_differences(runs, variant.config, reference.config, task, "AP")
+                rows.append([*row, f"{paper:+.1f}", cell(ours, sign="+"), verdict(paper, ours)])
     return rows
 
 
@@ -375,7 +246,7 @@ def figure(names: Iterable[str], runs: Runs) -> Figure:
         reference = ablation.variants[0]
         for task in reference.paper:
             for variant in ablation.variants[1:]:
-                ours = paired_differences(runs, variant, reference, task)
+                ours = paired_differences(runs, variant.config, reference.config, task, "AP")
                 if ours:
                     paper = variant.paper[task][0] - reference.paper[task][0]
                     label = f"{variant.label} – {reference.label} ({TASKS[task]} AP)"
@@ -404,32 +275,13 @@ def write_report(names: Iterable[str], runs: Runs, settings: Settings, output: P
         figure(names, runs).savefig(part, format="png")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
-    return int(text)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS), metavar="NAME")
-    parser.add_argument("--seeds", type=positive, default=2, metavar="N", help="runs of each config")
-    parser.add_argument(
-        "--iterations", type=positive, default=1000, metavar="N", help="of 8 images, each run"
-    )
-    parser.add_argument("--output", type=Path, default=Path("output/ablations"), metavar="DIR")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override of every run's config")
-    args = parser.parse_intermixed_args(arguments)
-    for name in args.overrides:
-        if "=" not in name:
-            parser.error(f"expected KEY=VALUE, got {name!r}")
-    settings = Settings(args.iterations, tuple(args.overrides))
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_arguments(__doc__.splitlines()[0], ABLATIONS, 1000, "output/ablations", arguments)
 
     def report(runs: Runs) -> None:
-        write_report(args.only, runs, settings, args.output)
+        write_report(args.only, runs, args.settings, args.output)
 
-    status = run_all(args.only, args.seeds, settings, args.output, report)
+    status = run_all(configs_of(args.only), args.seeds, args.settings, args.output, report)
     if status:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
     else:

@@ -1,46 +1,18 @@
 """benchmarks/ablations.py: its table from made-up results, and what it trains when it is started again."""
 
-import importlib.util
-import json
 import math
-import signal
-import sys
-from pathlib import Path
 
+import ablations
 import pytest
+from training_runs import Settings
 
 from mrcnn_plugin import model_zoo
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablations.py"
-spec = importlib.util.spec_from_file_location("ablations", SCRIPT)
-ablations = importlib.util.module_from_spec(spec)
-# Its dataclasses look their module up.
-sys.modules["ablations"] = ablations
-spec.loader.exec_module(ablations)
-
-Settings = ablations.Settings
 SIGMOID, SOFTMAX = ablations.configs_of(["softmax"])
 
 
-def finish(folder, **tasks):
-    """What a finished run leaves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results = {task: dict(zip(("AP", "AP50", "AP75"), values)) for task, values in tasks.items()}
-    (folder / "results.json").write_text(json.dumps({"iteration": 5, "results": results}))
-
-
-class Trainer:
-    """Finishes runs with an AP of 40, or stops at one of them."""
-
-    def __init__(self, stop_at=None):
-        self.calls, self.stop_at = [], stop_at
-
-    def __call__(self, config, folder, settings, seed):
-        self.calls.append((config, seed))
-        if (config, seed) == self.stop_at:
-            return 130
-        finish(folder, segm=(40.0, 60.0, 45.0), bbox=(50.0, 70.0, 55.0))
-        return 0
+def ap(*values):
+    return dict(zip(ablations.METRICS, values))
 
 
 def test_every_config_exists_and_every_ablation_config_is_used():
@@ -57,63 +29,12 @@ def test_each_metric_is_one_that_the_paper_gives_for_the_reference():
             assert all(len(numbers) == 3 and numbers[0] is not None for numbers in variant.paper.values())
 
 
-def test_goes_on_where_it_was_stopped(tmp_path):
-    reports = []
-    stopped = Trainer(stop_at=(SOFTMAX, 0))
-    assert (
-        ablations.run_all(["softmax"], 2, Settings(5), tmp_path, lambda r: reports.append(len(r)), stopped)
-        == 130
-    )
-    assert stopped.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
-    again = Trainer()
-    assert (
-        ablations.run_all(["softmax"], 2, Settings(5), tmp_path, lambda r: reports.append(len(r)), again) == 0
-    )
-    assert again.calls == [(SOFTMAX, 0), (SIGMOID, 1), (SOFTMAX, 1)]
-    assert reports == [0, 1, 1, 2, 3, 4]
-    # A shared base is not trained twice; runs of another length do not count.
-    shared = Trainer()
-    assert ablations.run_all(["agnostic"], 1, Settings(5), tmp_path, lambda r: None, shared) == 0
-    assert shared.calls == [("Ablations/mask_rcnn_R_18_C4_agnostic.py", 0)]
-    longer = Trainer()
-    assert ablations.run_all(["softmax"], 1, Settings(6), tmp_path, lambda r: None, longer) == 0
-    assert longer.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
-    other = Trainer()
-    assert ablations.run_all(["softmax"], 1, Settings(5, ("a.b=1",)), tmp_path, lambda r: None, other) == 0
-    assert other.calls == [(SIGMOID, 0), (SOFTMAX, 0)]
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_handed_on_and_the_run_may_save(signum, tmp_path):
-    """The run sends the signal to this process, which hands it on and waits for the run to end."""
-    saved = tmp_path / "saved"
-    program = f"""
-import os, pathlib, signal, sys, time
-def save(signum, frame):
-    time.sleep(0.6)
-    pathlib.Path({str(saved)!r}).touch()
-    sys.exit(128 + signum)
-signal.signal({int(signum)}, save)
-os.kill(os.getppid(), {int(signum)})
-time.sleep(60)
-"""
-    former = signal.getsignal(signum)
-    assert ablations.run_to_its_end([sys.executable, "-c", program]) == 128 + signum
-    assert saved.exists()
-    assert signal.getsignal(signum) == former
-
-
-def test_a_run_that_leaves_no_results_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"results\.json: the run ended without writing it"):
-        ablations.run_all(["softmax"], 1, Settings(5), tmp_path, lambda r: None, lambda *arguments: 0)
-
-
 def test_rows_by_hand():
     runs = {
-        (SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)},
-        (SIGMOID, 1): {"segm": (42.0, 62.0, math.nan)},
-        (SOFTMAX, 0): {"segm": (37.0, 59.0, 44.0)},
-        (SOFTMAX, 1): {"segm": (37.0, 59.0, 44.0)},
+        (SIGMOID, 0): {"segm": ap(40.0, 60.0, 45.0)},
+        (SIGMOID, 1): {"segm": ap(42.0, 62.0, math.nan)},
+        (SOFTMAX, 0): {"segm": ap(37.0, 59.0, 44.0)},
+        (SOFTMAX, 1): {"segm": ap(37.0, 59.0, 44.0)},
     }
     first, second = ablations.table_rows(["softmax"], runs)
     # Standard deviation of 40 and 42: sqrt(2).
@@ -137,13 +58,16 @@ def test_rows_by_hand():
 
 
 def test_rows_of_what_was_not_run():
-    runs = {(SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)}, (SOFTMAX, 1): {"segm": (41.0, 60.0, 45.0)}}
+    runs = {(SIGMOID, 0): {"segm": ap(40.0, 60.0, 45.0)}, (SOFTMAX, 1): {"segm": ap(41.0, 60.0, 45.0)}}
     first, second = ablations.table_rows(["softmax"], runs)
     assert first[4] == "40.0 / 60.0 / 45.0"
     # No seed has both.
     assert second[4:] == ["41.0 / 60.0 / 45.0", "-5.5", "", "no result"]
     # An AP that is not finite, as where nothing was found, is no difference.
-    nothing = {(SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)}, (SOFTMAX, 0): {"segm": (math.nan,) * 3}}
+    nothing = {
+        (SIGMOID, 0): {"segm": ap(40.0, 60.0, 45.0)},
+        (SOFTMAX, 0): {"segm": ap(math.nan, math.nan, math.nan)},
+    }
     assert ablations.table_rows(["softmax"], nothing)[1][4:] == ["– / – / –", "-5.5", "", "no result"]
     assert ablations.table_rows(["agnostic"], {})[1][3:] == ["29.7 / – / –", "", "-0.6", "", "no result"]
 
@@ -177,8 +101,8 @@ def test_verdict(paper, ours, expected):
 
 def test_the_report_is_written(tmp_path):
     runs = {
-        (SIGMOID, 0): {"segm": (40.0, 60.0, 45.0)},
-        (SOFTMAX, 0): {"segm": (37.0, 59.0, 44.0)},
+        (SIGMOID, 0): {"segm": ap(40.0, 60.0, 45.0)},
+        (SOFTMAX, 0): {"segm": ap(37.0, 59.0, 44.0)},
     }
     ablations.write_report(["softmax"], runs, Settings(5, ("a.b=1",)), tmp_path / "out")
     text = (tmp_path / "out" / "ablations.md").read_text()
@@ -193,10 +117,3 @@ def test_the_report_is_written(tmp_path):
     assert (tmp_path / "out" / "ablations.png").read_bytes().startswith(b"\x89PNG")
     (axes,) = ablations.figure(["softmax"], runs).axes
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([-5.5, -3.0])
-
-
-def test_a_wrong_command_line_is_refused(capsys):
-    for arguments in (["--only", "nothing"], ["--seeds", "0"], ["--iterations", "many"]):
-        with pytest.raises(SystemExit):
-            ablations.main(arguments)
-        assert "error" in capsys.readouterr().err
