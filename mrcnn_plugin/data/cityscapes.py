@@ -1,6 +1,6 @@
 """Cityscapes: checks of its folders, and drawn scenes in its genuine layout for running without a download.
 
-    python -m mrcnn_plugin.data.cityscapes --root FOLDER
+    python -m mrcnn_plugin.data.draw_cityscapes --root FOLDER
 
     FOLDER/leftImg8bit/{train,val}/CITY/CITY_000000_000019_leftImg8bit.png
     FOLDER/gtFine/{train,val}/CITY/CITY_000000_000019_gtFine_{polygons.json,instanceIds.png,labelIds.png,
@@ -12,13 +12,11 @@ cityscapes_drawn_{train,val} and loads them, like the real ones, with its Citysc
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -156,7 +154,7 @@ def check_cityscapes(image_dir: str, gt_dir: str, task: str = "instance_seg") ->
         if not os.path.isdir(folder):
             raise DatasetError(
                 f"no folder {folder}: set DETECTRON2_DATASETS (now {datasets_root()!r}) to the folder of "
-                f"cityscapes/{part}, or draw a set: python -m mrcnn_plugin.data.cityscapes"
+                f"cityscapes/{part}, or draw a set: python -m mrcnn_plugin.data.draw_cityscapes"
             )
     images = sorted(Path(image_dir).glob("*/*"))
     if not images:
@@ -220,41 +218,3 @@ def _check_before_loading(name: str, task: str) -> None:
 
     load.checked = True
     DatasetCatalog[name] = load
-
-
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
-        prog="python -m mrcnn_plugin.data.cityscapes",
-        description="Draw street scenes in Cityscapes' layout. A set drawn with the same options is kept.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    result.add_argument(
-        "--root", default=os.path.join(datasets_root(), FOLDER), help="has leftImg8bit, gtFine"
-    )
-    result.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="which")
-    counts = ", ".join(f"{count} for {split}" for split, (count, _) in SPLITS.items())
-    result.add_argument(
-        "--images", type=int, default=argparse.SUPPRESS, help=f"images a split (default: {counts})"
-    )
-    result.add_argument("--height", type=int, default=StreetSet.height, help="of the images, pixels")
-    result.add_argument("--width", type=int, default=StreetSet.width, help="of the images, pixels")
-    result.add_argument("--seed", type=int, default=0, help="the same seed draws the same set")
-    return result
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws what the command line asks for; the exit status."""
-    args = vars(parser().parse_args(arguments))
-    root, splits = args.pop("root"), args.pop("splits")
-    try:
-        for split in splits:
-            image_dir, gt_dir = ensure_drawn(root, StreetSet(split, **args))
-            print(f"images: {image_dir}  ground truth: {gt_dir}")
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,8 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_instances, load_
 from detectron2.structures import Instances
 
 from mrcnn_plugin.data import DatasetError, check_cityscapes, check_datasets
-from mrcnn_plugin.data.cityscapes import StreetSet, ensure_drawn, main, register_drawn
+from mrcnn_plugin.data.cityscapes import StreetSet, ensure_drawn, register_drawn
+from mrcnn_plugin.data.draw_cityscapes import main
 from mrcnn_plugin.data.street import THINGS, draw_street
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 
