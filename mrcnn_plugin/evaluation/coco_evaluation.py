@@ -24,6 +24,8 @@ class COCOEvaluator(d2.COCOEvaluator):
 
     - Instances may hold `pred_masks_rle`, a list of N COCO RLE dicts of the image's size, in place of
       `pred_masks`. They are written and scored as they are.
+    - Instances may hold `mask_scores`, N scores by which masks are ranked in place of `scores`, as Mask
+      Scoring R-CNN's are; boxes keep `scores`. The results file has them as "mask_score" beside "score".
     - With `use_fast_impl` (default) faster-coco-eval scores where it is installed, else pycocotools, with
       equal numbers; `use_fast_impl=False` always takes pycocotools.
     - The predictions that are passed in are left as they are.
@@ -40,7 +42,8 @@ class COCOEvaluator(d2.COCOEvaluator):
         Args:
             inputs: dicts with "image_id".
             outputs: dicts with "instances" (`Instances` with pred_boxes, scores, pred_classes and optionally
-                pred_masks, (N, H, W) bool, or pred_masks_rle, and pred_keypoints, (N, K, 3)), or "proposals".
+                pred_masks, (N, H, W) bool, or pred_masks_rle, mask_scores, and pred_keypoints, (N, K, 3)), or
+                "proposals".
         """
         for single_input, output in zip(inputs, outputs):
             prediction = {"image_id": single_input["image_id"]}
@@ -99,7 +102,7 @@ class COCOEvaluator(d2.COCOEvaluator):
 
 
 def instances_to_coco_json(instances: Instances, image_id: int) -> list[dict]:
-    """Detectron2's function of this name, which also takes `pred_masks_rle` and changes nothing it is given.
+    """Detectron2's function of this name, taking `pred_masks_rle` and `mask_scores` too, changing nothing.
 
     Args:
         instances: N predictions on any device, boxes and keypoints in image pixels.
@@ -107,8 +110,8 @@ def instances_to_coco_json(instances: Instances, image_id: int) -> list[dict]:
 
     Returns:
         N COCO result dicts: image_id, category_id (the model's class), bbox (xywh), score, and where there
-        are any, segmentation (RLE with counts as str) and keypoints (x, y, score; x and y less 0.5, which
-        are COCO's pixel indices).
+        are any, segmentation (RLE with counts as str), mask_score, and keypoints (x, y, score; x and y less
+        0.5, which are COCO's pixel indices).
     """
     plain = Instances(instances.image_size)
     rles = None
@@ -124,6 +127,9 @@ def instances_to_coco_json(instances: Instances, image_id: int) -> list[dict]:
             counts = rle["counts"]
             counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
             result["segmentation"] = {"size": list(rle["size"]), "counts": counts}
+    if instances.has("mask_scores"):
+        for result, score in zip(results, instances.mask_scores.tolist(), strict=True):
+            result["mask_score"] = score
     return results
 
 
@@ -141,7 +147,7 @@ def evaluate_coco(
 
     Args:
         ground_truth: pycocotools' COCO of the annotations.
-        results: dicts as in COCO's results format; not changed.
+        results: dicts as in COCO's results format; not changed. For "segm", "mask_score" goes before "score".
         task: "bbox", "segm" or "keypoints".
         img_ids: images to score; all by default.
         max_dets: numbers of detections an image, the last one for AP; of no effect on keypoints.
@@ -151,10 +157,8 @@ def evaluate_coco(
     Returns:
         The COCOeval object, with `stats` (COCO's 12 or 10 numbers) and `eval`.
     """
-    # Both libraries write into what they are given. Without boxes, a mask's own area says how large it is.
-    results = [
-        {key: value for key, value in result.items() if task != "segm" or key != "bbox"} for result in results
-    ]
+    # Both libraries write into what they are given.
+    results = [_as_mask(result) if task == "segm" else dict(result) for result in results]
     scorer_class, coco_class = _scorer(faster, custom_max_dets=task != "keypoints" and max_dets[-1] != 100)
     coco = coco_class()
     coco.dataset = ground_truth.dataset | {
@@ -176,6 +180,12 @@ def evaluate_coco(
     scorer.accumulate()
     scorer.summarize()
     return scorer
+
+
+def _as_mask(result: dict) -> dict:
+    """The part of a result that is about its mask: without a box, a mask's own area says how large it is."""
+    mask = {key: value for key, value in result.items() if key not in ("bbox", "mask_score")}
+    return mask | {"score": result.get("mask_score", result["score"])}
 
 
 def _scorer(faster: bool, custom_max_dets: bool) -> tuple[type, type]:

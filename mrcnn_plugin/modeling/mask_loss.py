@@ -25,13 +25,16 @@ def targets_of(instances: list[Instances], mask_size: int) -> Tensor:
     return torch.cat([mask_targets(image.gt_masks, image.proposal_boxes, mask_size) for image in instances])
 
 
-def sigmoid_mask_loss(logits: Tensor, instances: list[Instances], vis_period: int = 0) -> Tensor:
+def sigmoid_mask_loss(
+    logits: Tensor, instances: list[Instances], vis_period: int = 0, targets: Tensor | None = None
+) -> Tensor:
     """L_mask of the paper: average binary cross-entropy over the M x M pixels of every RoI.
 
     Args:
         logits: (R, 1, M, M), of each RoI's ground-truth class alone.
         instances: foreground proposals with `proposal_boxes` and `gt_masks`, in the order of `logits`.
         vis_period: iterations between pictures of prediction and target in the event storage; 0 is never.
+        targets: bool (R, M, M), where the caller has them already; else `targets_of(instances, M)`.
 
     Returns:
         Scalar; 0, still connected to the graph, where there is no RoI.
@@ -39,7 +42,8 @@ def sigmoid_mask_loss(logits: Tensor, instances: list[Instances], vis_period: in
     if len(logits) == 0:
         return logits.sum() * 0.0
     logits = logits[:, 0]
-    targets = targets_of(instances, logits.shape[-1])
+    if targets is None:
+        targets = targets_of(instances, logits.shape[-1])
     log_metrics(logits > 0, targets)
     if vis_period > 0 and get_event_storage().iter % vis_period == 0:
         visualize(logits.sigmoid(), targets)

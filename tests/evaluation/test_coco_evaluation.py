@@ -184,6 +184,28 @@ def test_json_of_instances_leaves_them_unchanged(data):
     assert instances_to_coco_json(Instances((5, 5), **_empty()), 5) == []
 
 
+@pytest.mark.parametrize("use_fast_impl", [True, False])
+def test_mask_scores_rank_masks_only(data, tmp_path, use_fast_impl):
+    name, outputs = data
+    rng = np.random.default_rng(1)
+    scored, replaced = [], []
+    for instances in outputs:
+        scores = torch.from_numpy(rng.uniform(-0.1, 1.1, len(instances))).float()
+        scored.append(without(instances, "pred_keypoints"))
+        scored[-1].mask_scores = scores
+        replaced.append(without(instances, "pred_keypoints"))
+        replaced[-1].scores = scores
+    options = {"distributed": False, "use_fast_impl": use_fast_impl}
+    results = run(COCOEvaluator(name, output_dir=str(tmp_path), **options), scored)
+    plain = run(COCOEvaluator(name, **options), outputs)
+    assert_same({"bbox": results["bbox"]}, {"bbox": plain["bbox"]})
+    assert_same({"segm": results["segm"]}, {"segm": run(COCOEvaluator(name, **options), replaced)["segm"]})
+    assert results["segm"]["AP"] != pytest.approx(plain["segm"]["AP"], abs=0.1)
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert [r["mask_score"] for r in written] == torch.cat([s.mask_scores for s in scored]).tolist()
+    assert [r["score"] for r in written] == torch.cat([s.scores for s in scored]).tolist()
+
+
 def _empty():
     return {
         "pred_boxes": Boxes(torch.zeros(0, 4)),
