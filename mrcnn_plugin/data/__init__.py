@@ -4,6 +4,7 @@ from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
 from .coco_summary import DatasetError
 from .registration import datasets_root, ensure_registered, register_shapes, register_shapes_set
+from .semantic import ensure_semantic_labels, register_semantic, register_semantic_sets
 
 __all__ = [
     "DatasetError",
@@ -12,10 +13,14 @@ __all__ = [
     "check_datasets",
     "datasets_root",
     "ensure_registered",
+    "ensure_semantic_labels",
     "register_cityscapes",
+    "register_semantic",
+    "register_semantic_sets",
     "register_shapes",
     "register_shapes_set",
 ]
 
 register_shapes()
 register_cityscapes()
+register_semantic_sets()

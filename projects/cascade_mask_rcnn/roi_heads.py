@@ -143,10 +143,15 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
             return {}
         positives, _ = select_foreground_proposals(proposals, self.num_classes)
         positives = [with_gt_masks(*pair) for pair in zip(positives, targets)]
-        head = self.mask_heads[self.mask_stages.index(stage)]
         x = self.mask_features(features, [image.proposal_boxes for image in positives])
+        index = self.mask_stages.index(stage)
+        losses = self.mask_heads[index](self.mask_head_inputs(x, index + 1)[-1], positives)
         suffix = "" if len(self.mask_stages) == 1 else f"_stage{stage}"
-        return {f"{name}{suffix}": loss for name, loss in head(x, positives).items()}
+        return {f"{name}{suffix}": loss for name, loss in losses.items()}
+
+    def mask_head_inputs(self, x: Tensor | dict[str, Tensor], num_heads: int) -> list:
+        """What each of the first `num_heads` mask heads makes of what `mask_features` returned: the same."""
+        return [x] * num_heads
 
     def mask_features(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor | dict[str, Tensor]:
         """What a mask head sees: (R, C, H, W), or the maps themselves where there is no `mask_pooler`."""
@@ -190,23 +195,23 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         if not self.mask_on:
             return instances
         x = self.mask_features(features, [image.pred_boxes for image in instances])
-        return average_masks(self.mask_heads, x, instances)
+        return average_masks(self.mask_heads, self.mask_head_inputs(x, len(self.mask_heads)), instances)
 
 
 def average_masks(
-    heads: Sequence[nn.Module], x: Tensor | dict[str, Tensor], instances: list[Instances]
+    heads: Sequence[nn.Module], inputs: Sequence[Tensor | dict[str, Tensor]], instances: list[Instances]
 ) -> list[Instances]:
     """Mean of the mask probabilities that several heads predict for the same detections.
 
     Args:
         heads: mask heads in inference mode, which set `pred_masks`, (R_i, 1, M, M) probabilities.
-        x: their input: RoI features (R, C, H, W).
+        inputs: one a head: RoI features (R, C, H, W).
         instances: detections, R in all.
 
     Returns:
         `instances` with the mean as `pred_masks`.
     """
-    masks = [[image.pred_masks for image in head(x, instances)] for head in heads]
+    masks = [[image.pred_masks for image in head(x, instances)] for head, x in zip(heads, inputs)]
     for image, predicted in zip(instances, zip(*masks)):
         image.pred_masks = torch.stack(predicted).mean(dim=0) if len(predicted) > 1 else predicted[0]
     return instances
