@@ -1,0 +1,8 @@
+"""PointRend for instance masks (Kirillov et al., arXiv 1912.08193), on Detectron2's own modules."""
+
+from .mask_head import PointMaskHead
+from .point_head import OneClassPointHead
+from .point_labels import point_labels
+from .roi_heads import PointMaskROIHeads
+
+__all__ = ["OneClassPointHead", "PointMaskHead", "PointMaskROIHeads", "point_labels"]
