@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import hooks
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import OmegaConf
@@ -92,6 +92,9 @@ def test_trains_and_predicts(cfg_name, batched_inputs, trained):
         keypoints=keypoints,
         num_keypoints=model.roi_heads.keypoint_head.num_keypoints if keypoints else 17,
     )
+    if cfg.dataloader.train.mapper.get("instance_mask_format") == "bitmask":
+        for instances in (image["instances"] for image in inputs):
+            instances.gt_masks = BitMasks.from_polygon_masks(instances.gt_masks, *instances.image_size)
     # Untrained, a ResNet without batch statistics magnifies its input a thousand times.
     model.pixel_std.fill_(1000.0)
     with EventStorage():

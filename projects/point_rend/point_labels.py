@@ -25,8 +25,8 @@ def point_labels(gt_masks: BitMasks, points: Tensor) -> Tensor:
     """
     if not isinstance(gt_masks, BitMasks):
         raise ValueError(
-            f"gt_masks must be BitMasks to be read at points, got {type(gt_masks).__name__}: set the mapper's "
-            'instance_mask_format="bitmask" (INPUT.MASK_FORMAT in YAML)'
+            f"gt_masks must be BitMasks to be read at points, got {type(gt_masks).__name__}: "
+            'set the mapper\'s instance_mask_format="bitmask" (INPUT.MASK_FORMAT in YAML)'
         )
     masks = gt_masks.tensor
     if len(masks) != len(points):
