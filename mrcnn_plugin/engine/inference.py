@@ -155,7 +155,11 @@ def _set_threshold(cfg: Config, threshold: float) -> None:
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = threshold
         cfg.MODEL.RETINANET.SCORE_THRESH_TEST = threshold
         return
-    for key in ("model.roi_heads.box_predictor.test_score_thresh", "model.test_score_thresh"):
+    keys = ["model.roi_heads.box_predictor.test_score_thresh", "model.test_score_thresh"]
+    # A cascade has a predictor a stage.
+    stages = OmegaConf.select(cfg, "model.roi_heads.box_predictors", default=None) or ()
+    keys += [f"model.roi_heads.box_predictors.{stage}.test_score_thresh" for stage in range(len(stages))]
+    for key in keys:
         if OmegaConf.select(cfg, key, default=None) is not None:
             OmegaConf.update(cfg, key, threshold)
 
