@@ -142,30 +142,36 @@ def evaluate_coco(
     max_dets: Sequence[int] = (1, 10, 100),
     kpt_oks_sigmas: Sequence[float] = (),
     faster: bool = True,
+    dilation_ratio: float = 0.02,
 ) -> Any:
     """Scores COCO result dicts, at least one, against annotations.
 
     Args:
         ground_truth: pycocotools' COCO of the annotations.
-        results: dicts as in COCO's results format; not changed. For "segm", "mask_score" goes before "score".
-        task: "bbox", "segm" or "keypoints".
+        results: dicts as in COCO's results format; not changed. A mask's "mask_score" goes before "score".
+        task: "bbox", "segm", "keypoints", or "boundary": masks by the lesser of their IoU and that of their
+            boundaries (Boundary IoU, arXiv 2103.16562), which only faster-coco-eval has.
         img_ids: images to score; all by default.
         max_dets: numbers of detections an image, the last one for AP; of no effect on keypoints.
         kpt_oks_sigmas: of OKS, one a keypoint; COCO's 17 by default.
         faster: by faster-coco-eval, which must be installed; else by pycocotools.
+        dilation_ratio: width of a boundary, inwards, as a part of the image's diagonal; for "boundary" only.
 
     Returns:
         The COCOeval object, with `stats` (COCO's 12 or 10 numbers) and `eval`.
     """
+    if task == "boundary" and not faster:
+        raise ValueError("task 'boundary' needs faster-coco-eval: pip install faster-coco-eval")
     # Both libraries write into what they are given.
-    results = [_as_mask(result) if task == "segm" else dict(result) for result in results]
+    results = [_as_mask(result) if task in ("segm", "boundary") else dict(result) for result in results]
     scorer_class, coco_class = _scorer(faster, custom_max_dets=task != "keypoints" and max_dets[-1] != 100)
     coco = coco_class()
     coco.dataset = ground_truth.dataset | {
         "annotations": [dict(annotation) for annotation in ground_truth.dataset["annotations"]]
     }
     coco.createIndex()
-    scorer = scorer_class(coco, coco.loadRes(results), task)
+    options = {"boundary_dilation_ratio": dilation_ratio} if task == "boundary" else {}
+    scorer = scorer_class(coco, coco.loadRes(results), task, **options)
     # faster-coco-eval leaves out categories without an image in keypoint evaluation.
     scorer.params.catIds = sorted(coco.getCatIds())
     if img_ids is not None:
@@ -195,8 +201,8 @@ def _scorer(faster: bool, custom_max_dets: bool) -> tuple[type, type]:
     import faster_coco_eval
 
     class FasterCOCOeval(faster_coco_eval.COCOeval_faster):
-        def __init__(self, *args: Any):
-            super().__init__(*args, print_function=print)
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, print_function=print, **kwargs)
 
         if custom_max_dets:
             summarize = d2.COCOevalMaxDets.summarize
