@@ -138,7 +138,7 @@ def test_three_quarters_of_the_training_points_are_uncertain():
     assert (distance[:, 147:] > 0.2).float().mean() == pytest.approx(0.6, abs=0.15)
     # The image's columns up to 18 are foreground, which is the middle of the box.
     clear = distance > 0.5 / 20
-    assert torch.equal(labels[clear], (points[:, :, 0] < 0.5)[clear].float())
+    torch.testing.assert_close(labels[clear], (points[:, :, 0] < 0.5)[clear].float())
 
 
 def test_the_uncertain_points_are_the_least_certain_of_those_drawn():
