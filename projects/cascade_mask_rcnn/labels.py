@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 def label_proposals(
     proposals: Instances, targets: Instances, matcher: Matcher, num_classes: int
 ) -> Instances:
-    """Labels every box of an image by the ground truth that it overlaps most (Cascade R-CNN, section 4.2).
+    """Labels every box of an image by the ground truth that it overlaps most (arXiv 1906.09756).
 
     None is dropped or sampled: refined boxes are positive often enough even at a higher IoU.
 

@@ -24,7 +24,7 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
 
     Detectron2's CascadeROIHeads on the poolers of mrcnn_plugin: with one mask head on the RoIs of the first
     stage parameters, losses and results are its own. Mask heads may be trained on other stages as well;
-    masks are then the mean of what the heads predict for the final boxes (section 6.1).
+    masks are then the mean of what the heads predict for the final boxes.
     """
 
     @configurable
@@ -40,8 +40,8 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         Args:
             proposal_matchers: one a stage, of rising IoU.
             mask_head: a head or, for more than one stage, a head for each of `mask_stages`.
-            mask_stages: the stages, from 0, on whose RoIs the heads are trained. The strategies of the
-                paper's Figure 6: (0,) is (b), and Detectron2's; (2,) is (c); (0, 1, 2) is (d).
+            mask_stages: the stages, from 0, on whose RoIs the heads are trained. The paper's three
+                strategies are (0,), which is Detectron2's too, (2,) and (0, 1, 2).
             kwargs: as CascadeROIHeads: `box_heads` and `box_predictors`, one a stage, among others.
 
         Raises:

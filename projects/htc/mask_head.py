@@ -17,7 +17,7 @@ class HTCMaskHead(FCNMaskHead):
     """FCNMaskHead in two parts: the 3x3 convolutions (`refine`), and what predicts from them (`forward`).
 
     Between the two the next stage's head listens: a 1x1 convolution of these features is added to its own
-    input (paper section 3.1, mask information flow, Figure 3).
+    input (paper section 3.1, mask information flow).
     """
 
     @configurable

@@ -22,9 +22,9 @@ _SEMANTIC = "semantic"
 class HTCROIHeads(CascadeMaskRCNNROIHeads):
     """Cascade Mask R-CNN with a mask head in every stage and three changes, each with its switch.
 
-    Interleaved execution: a stage's mask head is trained on the boxes that its box head has just refined
-    (paper Eq. (2)). Mask information flow: each mask head hears the one before it (Eq. (3)). Semantic branch:
-    features of a segmentation of the whole image are added to those of every RoI (Eq. (5)).
+    Interleaved execution: a stage's mask head is trained on the boxes that its box head has just refined.
+    Mask information flow: each mask head hears the one before it (both section 3.1 of arXiv 1901.07518).
+    Semantic branch: features of a segmentation of the whole image are added to those of every RoI (3.2).
     """
 
     @configurable
@@ -47,7 +47,7 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
             semantic_head: a FusedSemanticHead; None: no semantic branch.
             semantic_box_pooler, semantic_mask_pooler: pool its features as the poolers of boxes and masks do
                 those of the pyramid; needed with a `semantic_head`.
-            stage_loss_weights: the alphas of Eq. (6), one a stage.
+            stage_loss_weights: the alphas of section 3.3, one a stage.
             kwargs: as CascadeMaskRCNNROIHeads.
         """
         num_stages = len(kwargs["box_heads"])

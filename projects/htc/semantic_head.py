@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class FusedSemanticHead(nn.Module):
-    """A fully convolutional branch on all levels of a feature pyramid (paper section 3.2, Figure 4).
+    """A fully convolutional branch on all levels of a feature pyramid (paper section 3.2).
 
     Each level goes through a 1x1 convolution and is resized to one of them; their sum goes through 3x3
     convolutions, and two 1x1 convolutions make of it the semantic features and the segmentation.
@@ -36,7 +36,7 @@ class FusedSemanticHead(nn.Module):
             num_classes: K, of the segmentation, things and stuff.
             fused_feature: the one of `in_features` that gives the others its size.
             num_convs: 3x3 convolutions.
-            loss_weight: the beta of Eq. (6).
+            loss_weight: the beta of section 3.3.
             ignore_value: label of the pixels that do not count.
         """
         super().__init__()

@@ -59,7 +59,7 @@ def mask_head(info_flow=True, channels=2):
 
 class TestMaskInformationFlow:
     def test_the_head_before_is_added_through_a_convolution(self):
-        """Eq. (4): m_t = M_t(x + ReLU(W m_{t-1})), with M_t the identity."""
+        """m_t = M_t(x + ReLU(W m_{t-1})), with M_t the identity."""
         head = mask_head()
         refine_identity(head)
         head.flow.weight.data = torch.tensor([[1.0, 2.0], [0.0, -1.0]])[:, :, None, None]
