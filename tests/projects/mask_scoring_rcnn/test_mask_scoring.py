@@ -19,28 +19,13 @@ from mrcnn_plugin.projects.mask_scoring_rcnn import (
     add_mask_scoring_config,
 )
 
-CONFIG = Path(projects.__path__[0], "mask_scoring_rcnn/configs/Shapes/mask_scoring_rcnn_R_18_FPN.py")
+CONFIG = "mask_scoring_rcnn/configs/Shapes/mask_scoring_rcnn_R_18_FPN.py"
 SHAPE = ShapeSpec(channels=3, height=14, width=14)
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    cfg = LazyConfig.load(str(CONFIG)).model
-    cfg.roi_heads.batch_size_per_image = 16
-    cfg.roi_heads.box_predictor.update(test_score_thresh=0.0, test_topk_per_image=6)
-    model = instantiate(cfg)
-    model.pixel_std.fill_(1000.0)
-    return model
-
-
-def train(model, inputs):
-    model.train()
-    model.zero_grad()
-    with EventStorage():
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    return losses
+def model(small_model):
+    return small_model(CONFIG)
 
 
 def test_the_mask_is_max_pooled_beside_the_features():
@@ -120,8 +105,8 @@ def test_results_in_both_forms(model, batched_inputs, mask_format):
             assert result["segmentation"]["size"] == list(instances.image_size)
 
 
-def test_training(model, batched_inputs):
-    losses = train(model, batched_inputs([(64, 64)] * 2, num_classes=4))
+def test_training(model, train_step, batched_inputs):
+    losses = train_step(model, batched_inputs([(64, 64)] * 2, num_classes=4))
     assert {"loss_mask", "loss_mask_iou"} <= set(losses)
     # Untrained, it predicts about 0.
     assert 0 < losses["loss_mask_iou"] <= 1
@@ -137,24 +122,18 @@ def test_the_iou_loss_reaches_the_mask_head(model, batched_inputs):
     assert model.roi_heads.mask_head.predictor.weight.grad.any()
 
 
-def test_under_bfloat16_the_losses_are_float32(model, batched_inputs):
+def test_under_bfloat16_the_losses_are_float32(model, train_step, batched_inputs):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = train(model, batched_inputs([(64, 64)] * 2, num_classes=4))
+        losses = train_step(model, batched_inputs([(64, 64)] * 2, num_classes=4))
     assert losses["loss_mask_iou"].dtype == torch.float32
     assert torch.isfinite(losses["loss_mask_iou"])
 
 
-@pytest.mark.parametrize("case", ["one without instances", "none has instances", "without masks"])
-def test_images_that_lack_masks_train(model, batched_inputs, case):
-    inputs = batched_inputs([(64, 64)] * 2, num_classes=4, masks=case != "without masks")
-    if case != "without masks":
-        # As Detectron2's mapper leaves them: no masks at all.
-        for image in inputs if case == "none has instances" else inputs[:1]:
-            image["instances"] = image["instances"][:0]
-            image["instances"].remove("gt_masks")
-    losses = train(model, inputs)
+def test_images_that_lack_masks_train(model, train_step, lacking_masks):
+    inputs, learns = lacking_masks
+    losses = train_step(model, inputs)
     assert all(torch.isfinite(loss) for loss in losses.values())
-    assert (losses["loss_mask_iou"] > 0) == (case == "one without instances")
+    assert (losses["loss_mask_iou"] > 0) == learns
     assert all(p.grad is not None for p in model.roi_heads.mask_iou_head.parameters())
 
 
@@ -180,7 +159,7 @@ def test_from_yaml_keys():
 def test_errors():
     with pytest.raises(ValueError, match="conv_dims must hold"):
         MaskIoUHead(SHAPE, num_classes=2, conv_dims=[])
-    cfg = LazyConfig.load(str(CONFIG)).model
+    cfg = LazyConfig.load(str(Path(projects.__path__[0], CONFIG))).model
     cfg.roi_heads.mask_head._target_ = MaskRCNNConvUpsampleHead
     with pytest.raises(ValueError, match=r"masks_of.*such as FCNMaskHead, got MaskRCNNConvUpsampleHead"):
         instantiate(cfg)

@@ -1,36 +1,25 @@
 """Points, labels, losses and subdivision of PointRend, by hand; images without instances; results."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
-from detectron2.utils.events import EventStorage
 from pycocotools import mask as coco_mask
 
-import mrcnn_plugin.projects as projects
 from mrcnn_plugin.projects.point_rend import PointMaskHead, point_labels
 from mrcnn_plugin.projects.point_rend.mask_head import of_class, point_loss, uncertainty
 
-CONFIG = Path(projects.__path__[0], "point_rend/configs/Shapes/point_rend_R_18_FPN.py")
 SHAPES = {"p2": ShapeSpec(channels=4, stride=4)}
 SMALL = {"conv_dim": 4, "fc_dim": 8, "point_fc_dim": 8}
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    cfg = LazyConfig.load(str(CONFIG)).model
-    cfg.roi_heads.batch_size_per_image = 16
-    cfg.roi_heads.box_predictor.update(test_score_thresh=0.0, test_topk_per_image=6)
-    model = instantiate(cfg)
-    model.pixel_std.fill_(1000.0)
-    return model
+def model(small_model):
+    return small_model("point_rend/configs/Shapes/point_rend_R_18_FPN.py")
 
 
 def with_bitmasks(inputs):
@@ -39,15 +28,6 @@ def with_bitmasks(inputs):
         if instances.has("gt_masks"):
             instances.gt_masks = BitMasks.from_polygon_masks(instances.gt_masks, *instances.image_size)
     return inputs
-
-
-def train(model, inputs):
-    model.train()
-    model.zero_grad()
-    with EventStorage():
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    return losses
 
 
 class TestLabels:
@@ -228,24 +208,18 @@ def test_images_without_detections(counts):
     assert [image.pred_masks.shape for image in results] == [(n, 1, 224, 224) for n in counts]
 
 
-@pytest.mark.parametrize("case", ["one without instances", "none has instances", "without masks"])
-def test_images_that_lack_masks_train(model, batched_inputs, case):
-    inputs = batched_inputs([(64, 64)] * 2, num_classes=4, masks=case != "without masks")
-    if case != "without masks":
-        # As Detectron2's mapper leaves them: no masks at all.
-        for image in inputs if case == "none has instances" else inputs[:1]:
-            image["instances"] = image["instances"][:0]
-            image["instances"].remove("gt_masks")
-    losses = train(model, with_bitmasks(inputs))
+def test_images_that_lack_masks_train(model, train_step, lacking_masks):
+    inputs, learns = lacking_masks
+    losses = train_step(model, with_bitmasks(inputs))
     assert all(torch.isfinite(loss) for loss in losses.values())
     for name in ("loss_mask", "loss_mask_point"):
-        assert (losses[name] > 0) == (case == "one without instances")
+        assert (losses[name] > 0) == learns
     assert all(p.grad is not None for p in model.roi_heads.mask_head.parameters())
 
 
-def test_under_bfloat16_the_losses_are_float32(model, batched_inputs):
+def test_under_bfloat16_the_losses_are_float32(model, train_step, batched_inputs):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = train(model, with_bitmasks(batched_inputs([(64, 64)], num_classes=4)))
+        losses = train_step(model, with_bitmasks(batched_inputs([(64, 64)], num_classes=4)))
     for name in ("loss_mask", "loss_mask_point"):
         assert losses[name].dtype == torch.float32
         assert torch.isfinite(losses[name])
