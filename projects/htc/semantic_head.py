@@ -101,6 +101,7 @@ class FusedSemanticHead(nn.Module):
         rows, columns = sem_seg.shape[-2] // height, sem_seg.shape[-1] // width
         labels = sem_seg[:, rows // 2 :: rows, columns // 2 :: columns]
         counted = labels != self.ignore_value
+        # Worth a host sync: on a GPU such labels would bring down the process, without saying why.
         highest = int(torch.where(counted, labels, -1).max())
         if highest >= logits.shape[1]:
             raise ValueError(
