@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from mrcnn_plugin.engine.inference import build_predictor
 from mrcnn_plugin.projects import cascade_mask_rcnn
 from mrcnn_plugin.projects.cascade_mask_rcnn import label_proposals, with_gt_masks
 from mrcnn_plugin.projects.cascade_mask_rcnn.roi_heads import average_masks
@@ -232,3 +233,11 @@ def test_configs_state_the_stages_of_the_paper():
     weights = [list(predictor.box2box_transform.weights) for predictor in heads.box_predictors]
     assert weights == [[10, 10, 5, 5], [20, 20, 10, 10], [30, 30, 15, 15]]
     assert OmegaConf.select(heads, "box_heads")[2].input_shape.height == 7
+
+
+def test_the_score_threshold_of_a_predictor_reaches_every_stage(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": instantiate(LazyConfig.load(PLAIN).model).state_dict()}, path)
+    predictor = build_predictor(PLAIN, str(path), threshold=0.3, device="cpu")
+    stages = predictor.model.roi_heads.box_predictor
+    assert [stage.test_score_thresh for stage in stages] == [0.3] * 3
