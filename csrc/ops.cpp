@@ -6,11 +6,11 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def(
       "multi_level_roi_align(Tensor[] features, Tensor boxes, float[] scales, SymInt pooled_height, "
       "SymInt pooled_width, int sampling_ratio, float canonical_box_size, int canonical_level, "
-      "bool aligned, bool max_pool) -> Tensor");
+      "bool aligned, bool max_pool, Tensor? levels=None) -> Tensor");
   m.def(
       "multi_level_roi_align_backward(Tensor grad_output, Tensor[] features, Tensor boxes, float[] scales, "
       "int sampling_ratio, float canonical_box_size, int canonical_level, bool aligned, bool max_pool, "
-      "bool deterministic) -> Tensor[]");
+      "bool deterministic, Tensor? levels=None) -> Tensor[]");
   m.def(
       "rasterize_polygons(Tensor coords, Tensor polygon_offsets, Tensor instance_offsets, Tensor boxes, "
       "SymInt mask_size) -> Tensor");

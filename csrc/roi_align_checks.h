@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace mrcnn_plugin {
@@ -56,6 +57,19 @@ inline void check_roi_align(const std::vector<torch::stable::Tensor>& features,
       pooled_height > 0 && pooled_width > 0 && pooled_height <= 1 << 20 && pooled_width <= 1 << 20,
       "output_size must be between 1 and 2^20, got (", pooled_height, ", ", pooled_width, ")");
   STD_TORCH_CHECK(canonical_box_size > 0, "canonical_box_size must be positive, got ", canonical_box_size);
+}
+
+// levels: the level of each box, where the caller chooses it. Devices check the values themselves.
+inline void check_roi_align_levels(const std::optional<torch::stable::Tensor>& levels,
+                                   const torch::stable::Tensor& boxes) {
+  if (!levels) return;
+  STD_TORCH_CHECK(levels->dim() == 1 && levels->size(0) == boxes.size(0),
+                  "levels must have shape (K,) with K = ", boxes.size(0), ", the number of boxes; got ",
+                  levels->dim(), " dimensions, the first of size ", levels->dim() ? levels->size(0) : 0);
+  STD_TORCH_CHECK(levels->scalar_type() == torch::headeronly::ScalarType::Long,
+                  "levels must be int64; convert them with levels.long()");
+  STD_TORCH_CHECK(levels->device() == boxes.device(),
+                  "levels must be on the device of the boxes; move them with levels.to(boxes.device)");
 }
 
 inline void check_roi_align_grad(const torch::stable::Tensor& grad, const torch::stable::Tensor& feature,

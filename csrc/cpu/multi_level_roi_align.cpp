@@ -4,11 +4,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cmath>
+#include <optional>
 #include <vector>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -37,6 +34,14 @@ void check_boxes(const Box* boxes, int64_t count, int64_t batch_size) {
                     roi[4], "); drop such boxes before pooling");
     STD_TORCH_CHECK(false, "boxes[", k, ", 0], the batch index, must be in [0, ", batch_size, "), got ",
                     roi[0]);
+  }
+}
+
+// On CUDA such a level yields NaN instead.
+void check_level_values(const int64_t* levels, int64_t count, int64_t num_levels) {
+  for (int64_t k = 0; k < count; ++k) {
+    STD_TORCH_CHECK(levels[k] >= 0 && levels[k] < num_levels, "levels[", k, "] must be in [0, ", num_levels,
+                    "), got ", levels[k]);
   }
 }
 
@@ -98,21 +103,29 @@ struct Inputs {
   RoIAlignArgs args;
   std::vector<Tensor> features;
   Tensor boxes;
+  std::optional<Tensor> levels;
   bool channels_last;
   bool max_pool;
 };
 
 Inputs prepare(const std::vector<Tensor>& features, const Tensor& boxes, const std::vector<double>& scales,
                int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio, double canonical_box_size,
-               int64_t canonical_level, bool aligned, bool max_pool) {
+               int64_t canonical_level, bool aligned, bool max_pool, const std::optional<Tensor>& levels) {
   check_roi_align(features, boxes, scales, pooled_height, pooled_width, canonical_box_size);
+  check_roi_align_levels(levels, boxes);
   const bool channels_last = is_channels_last(features[0]);
-  Inputs inputs{
-      {scales, pooled_height, pooled_width, sampling_ratio, canonical_box_size, canonical_level, aligned},
-      {},
-      torch::stable::contiguous(boxes),
-      channels_last,
-      max_pool};
+  Inputs inputs{{scales, pooled_height, pooled_width, sampling_ratio, canonical_box_size, canonical_level,
+                 aligned, nullptr},
+                {},
+                torch::stable::contiguous(boxes),
+                {},
+                channels_last,
+                max_pool};
+  if (levels) {
+    inputs.levels = torch::stable::contiguous(*levels);
+    inputs.args.levels = static_cast<const int64_t*>(inputs.levels->const_data_ptr());
+    check_level_values(inputs.args.levels, boxes.size(0), int64_t(features.size()));
+  }
   for (const Tensor& map : features) inputs.features.push_back(readable(map, channels_last));
   return inputs;
 }
@@ -171,10 +184,10 @@ std::vector<Tensor> backward_as(const Inputs& inputs, const Tensor& grad_output)
 
 Tensor multi_level_roi_align(std::vector<Tensor> features, Tensor boxes, std::vector<double> scales,
                              int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio,
-                             double canonical_box_size, int64_t canonical_level, bool aligned,
-                             bool max_pool) {
+                             double canonical_box_size, int64_t canonical_level, bool aligned, bool max_pool,
+                             std::optional<Tensor> levels) {
   const Inputs inputs = prepare(features, boxes, scales, pooled_height, pooled_width, sampling_ratio,
-                                canonical_box_size, canonical_level, aligned, max_pool);
+                                canonical_box_size, canonical_level, aligned, max_pool, levels);
   const ScalarType dtype = features[0].scalar_type();
   const Tensor output = empty_map({boxes.size(0), features[0].size(1), pooled_height, pooled_width}, dtype,
                                   boxes, inputs.channels_last);
@@ -189,12 +202,14 @@ std::vector<Tensor> multi_level_roi_align_backward(Tensor grad_output, std::vect
                                                    Tensor boxes, std::vector<double> scales,
                                                    int64_t sampling_ratio, double canonical_box_size,
                                                    int64_t canonical_level, bool aligned, bool max_pool,
-                                                   bool /*deterministic: it always is*/) {
+                                                   bool /*deterministic: it always is*/,
+                                                   std::optional<Tensor> levels) {
   STD_TORCH_CHECK(grad_output.dim() == 4,
                   "grad_output must have shape (K, C, pooled_height, pooled_width), got ", grad_output.dim(),
                   " dimensions");
-  const Inputs inputs = prepare(features, boxes, scales, grad_output.size(2), grad_output.size(3),
-                                sampling_ratio, canonical_box_size, canonical_level, aligned, max_pool);
+  const Inputs inputs =
+      prepare(features, boxes, scales, grad_output.size(2), grad_output.size(3), sampling_ratio,
+              canonical_box_size, canonical_level, aligned, max_pool, levels);
   check_roi_align_grad(grad_output, features[0], boxes);
   const Tensor grad = dense(grad_output, inputs.channels_last);
   const ScalarType dtype = grad.scalar_type();

@@ -23,6 +23,8 @@ struct RoIAlignArgs {
   double canonical_box_size;
   int64_t canonical_level;
   bool aligned;
+  // The level of each RoI, in place of FPN's Eq. (1); null where the equation chooses.
+  const int64_t* levels;
 };
 
 // A feature map (N, C, height, width) of any strides, counted in elements.
@@ -120,9 +122,10 @@ struct RoIPlace {
 
 template <typename Box>
 RoIPlace place_roi(const Box* roi, int64_t index, const RoIAlignArgs& args) {
-  const int level =
-      roi_level(roi[1], roi[2], roi[3], roi[4], int(args.scales.size()), pyramid_min_level(args.scales[0]),
-                args.canonical_box_size, int(args.canonical_level));
+  const int level = args.levels ? int(args.levels[index])
+                                : roi_level(roi[1], roi[2], roi[3], roi[4], int(args.scales.size()),
+                                            pyramid_min_level(args.scales[0]), args.canonical_box_size,
+                                            int(args.canonical_level));
   return {index, int64_t(roi[0]), level, double(roi[2])};
 }
 

@@ -74,11 +74,11 @@ struct Forward {
 
 Tensor multi_level_roi_align(std::vector<Tensor> features, Tensor boxes, std::vector<double> scales,
                              int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio,
-                             double canonical_box_size, int64_t canonical_level, bool aligned,
-                             bool max_pool) {
+                             double canonical_box_size, int64_t canonical_level, bool aligned, bool max_pool,
+                             std::optional<Tensor> levels) {
   const RoIAlignCall call =
       check_call({std::move(features), std::move(boxes), std::move(scales), pooled_height, pooled_width,
-                  sampling_ratio, canonical_box_size, canonical_level, aligned});
+                  sampling_ratio, canonical_box_size, canonical_level, aligned, std::move(levels)});
   const torch::stable::accelerator::DeviceGuard guard(call.boxes.get_device_index());
   const Tensor output =
       call.empty_like_features({call.boxes.size(0), call.parameters.channels, pooled_height, pooled_width});

@@ -132,13 +132,13 @@ std::vector<Tensor> multi_level_roi_align_backward(Tensor grad_output, std::vect
                                                    Tensor boxes, std::vector<double> scales,
                                                    int64_t sampling_ratio, double canonical_box_size,
                                                    int64_t canonical_level, bool aligned, bool max_pool,
-                                                   bool deterministic) {
+                                                   bool deterministic, std::optional<Tensor> levels) {
   STD_TORCH_CHECK(grad_output.dim() == 4,
                   "grad_output must have shape (K, C, pooled_height, pooled_width), got ", grad_output.dim(),
                   " dimensions");
-  const RoIAlignCall call =
-      check_call({std::move(features), std::move(boxes), std::move(scales), grad_output.size(2),
-                  grad_output.size(3), sampling_ratio, canonical_box_size, canonical_level, aligned});
+  const RoIAlignCall call = check_call({std::move(features), std::move(boxes), std::move(scales),
+                                        grad_output.size(2), grad_output.size(3), sampling_ratio,
+                                        canonical_box_size, canonical_level, aligned, std::move(levels)});
   check_roi_align_grad(grad_output, call.features[0], call.boxes);
   const torch::stable::accelerator::DeviceGuard guard(call.boxes.get_device_index());
   std::vector<Tensor> gradients;

@@ -25,6 +25,8 @@ struct RoIAlignParameters {
   int min_level;
   double canonical_box_size;
   int canonical_level;
+  // The level of each RoI, in place of FPN's Eq. (1); null where the equation chooses.
+  const int64_t* roi_levels;
   int batch;
   int channels;
   int pooled_height;
@@ -55,8 +57,13 @@ struct RoIMap {
 };
 
 template <typename Box>
-__device__ inline RoIMap roi_map(const RoIAlignParameters& p, const Box* roi) {
+__device__ inline RoIMap roi_map(const RoIAlignParameters& p, const Box* roi, int64_t index) {
   if (!roi_is_valid(roi, p.batch)) return {0, -1};
+  if (p.roi_levels) {
+    const int64_t level = p.roi_levels[index];
+    if (level < 0 || level >= p.levels) return {0, -1};
+    return {static_cast<int>(level), static_cast<int>(roi[0])};
+  }
   const int level = roi_level(roi[1], roi[2], roi[3], roi[4], p.levels, p.min_level, p.canonical_box_size,
                               p.canonical_level);
   return {level, static_cast<int>(roi[0])};

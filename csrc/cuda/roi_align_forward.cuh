@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kForwardThreads, sizeof(T) == 8 ? 2 : 3)
   const int items = p.pooled_height * p.pooled_width * vectors;
   T* pooled = output + int64_t(roi) * items * V;
   const Box* box = boxes + int64_t(roi) * 5;
-  const RoIMap map = roi_map(p, box);
+  const RoIMap map = roi_map(p, box, roi);
   if (map.image < 0) {
     if (part == 0) fill_nan(pooled, 0, int64_t(items) * V);
     return;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kForwardThreads, sizeof(T) == 8 ? 2 : 3)
   const int64_t bins = p.pooled_height * p.pooled_width;
   T* pooled = output + int64_t(roi) * p.channels * bins;
   const Box* box = boxes + int64_t(roi) * 5;
-  const RoIMap map = roi_map(p, box);
+  const RoIMap map = roi_map(p, box, roi);
   if (map.image < 0) {
     fill_nan(pooled, begin * bins, end * bins);
     return;

@@ -9,6 +9,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -28,12 +29,14 @@ struct RoIAlignArguments {
   double canonical_box_size;
   int64_t canonical_level;
   bool aligned;
+  std::optional<torch::stable::Tensor> levels;
 };
 
 // Checked arguments. The tensors are dense, in one layout, and live as long as this does.
 struct RoIAlignCall {
   std::vector<torch::stable::Tensor> features;
   torch::stable::Tensor boxes;
+  std::optional<torch::stable::Tensor> levels;
   RoIAlignParameters parameters;
 
   torch::headeronly::ScalarType dtype() const { return features[0].scalar_type(); }
@@ -71,13 +74,18 @@ inline RoIAlignCall check_call(const RoIAlignArguments& arguments) {
   const auto& features = arguments.features;
   check_roi_align(features, arguments.boxes, arguments.scales, arguments.pooled_height,
                   arguments.pooled_width, arguments.canonical_box_size);
+  check_roi_align_levels(arguments.levels, arguments.boxes);
   STD_TORCH_CHECK(features.size() <= size_t(kMaxLevels), "features must hold at most ", kMaxLevels,
                   " maps on CUDA, got ", features.size());
   STD_TORCH_CHECK(features[0].size(0) < INT_MAX / kMaxLevels && features[0].size(1) < INT_MAX &&
                       arguments.boxes.size(0) < INT_MAX,
                   "the batch, the channels and the number of boxes must fit 32-bit indices on CUDA");
-  RoIAlignCall call{{}, torch::stable::contiguous(arguments.boxes), {}};
+  RoIAlignCall call{{}, torch::stable::contiguous(arguments.boxes), {}, {}};
   RoIAlignParameters& p = call.parameters;
+  if (arguments.levels) {
+    call.levels = torch::stable::contiguous(*arguments.levels);
+    p.roi_levels = static_cast<const int64_t*>(call.levels->const_data_ptr());
+  }
   p.channels_last = is_channels_last(features[0]);
   for (size_t level = 0; level < features.size(); ++level) {
     call.features.push_back(torch::stable::contiguous(features[level], call.format()));

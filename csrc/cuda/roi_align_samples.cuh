@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kSampleThreads, 2)
     const int64_t channel = p.channels_last ? i - outer * fast : middle;
     const int64_t bin = p.channels_last ? middle : i - outer * fast;
     const Box* box = boxes + roi * 5;
-    const RoIMap map = roi_map(p, box);
+    const RoIMap map = roi_map(p, box, roi);
     if (map.image < 0) {
       output[i] = static_cast<T>(nanf(""));
       continue;

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int64_t i = int64_t(blockIdx.x) * kTileThreads + threadIdx.x;
   if (i >= table.count) return;
   const Box* box = boxes + i * 5;
-  const RoIMap map = roi_map(p, box);
+  const RoIMap map = roi_map(p, box, i);
   table.maps[i] = -1;
   if (map.image < 0) return;
   const RoIAxis y = roi_y_axis(p, box, map.level);

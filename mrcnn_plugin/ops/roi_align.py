@@ -69,6 +69,7 @@ def multi_level_roi_align(
     canonical_level: int = 4,
     aligned: bool = True,
     mode: str = "avg",
+    levels: Tensor | None = None,  # [K]
 ) -> Tensor:  # [K, C, P, Q]
     """Pools each box from the pyramid level that fits its size, in one launch for all levels and images.
 
@@ -81,6 +82,10 @@ def multi_level_roi_align(
         scales: of each level, 1 / stride; halving from level to level.
         canonical_box_size, canonical_level: a box of that size, in image pixels, is pooled from that level
             (level l has stride 2^l).
+        levels: (K,) int64, index into `features` of the level that pools each box, in place of the equation;
+            so a box repeated L times is pooled from every level (PANet's adaptive feature pooling, arXiv
+            1803.01534, section 3.2). On the CPU an index outside [0, L) is an error; on CUDA such a RoI is
+            NaN and nothing is read out of bounds.
 
     Returns:
         (K, C, P, Q) in the dtype and memory format of `features[0]`.
@@ -90,6 +95,7 @@ def multi_level_roi_align(
     features = list(features)
     height, width = _pair(output_size)
     boxes = _check(features, boxes, scales, mode)
+    _check_levels(levels, boxes)
     arguments = (
         features,
         boxes,
@@ -101,6 +107,7 @@ def multi_level_roi_align(
         int(canonical_level),
         bool(aligned),
         mode == "max",
+        levels,
     )
     if library.native(boxes.device.type):
         return torch.ops.mrcnn_plugin.multi_level_roi_align(*arguments)
@@ -202,6 +209,18 @@ def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode:
     return boxes
 
 
+def _check_levels(levels: Tensor | None, boxes: Tensor) -> None:
+    if levels is None:
+        return
+    if levels.shape != boxes.shape[:1]:
+        raise ValueError(f"levels must have shape (K,) = ({len(boxes)},), got {tuple(levels.shape)}")
+    if levels.dtype != torch.int64 or levels.device != boxes.device:
+        raise ValueError(
+            f"levels must be int64 and on the device of the boxes, {boxes.device}, got {levels.dtype} on "
+            f"{levels.device}"
+        )
+
+
 def _is_channels_last(feature: Tensor) -> bool:
     return feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous()
 
@@ -222,18 +241,20 @@ def _fake_backward(grad_output, features, *_):
 
 
 def _setup_context(ctx, inputs, output):
-    features, boxes, scales, _, _, *options = inputs
-    ctx.save_for_backward(boxes, *features)
+    features, boxes, scales, _, _, *options, levels = inputs
+    ctx.save_for_backward(boxes, levels, *features)
     ctx.scales = scales
     ctx.options = options
 
 
 def _backward(ctx, grad_output):
-    boxes, *features = ctx.saved_tensors
+    boxes, levels, *features = ctx.saved_tensors
+    deterministic = torch.are_deterministic_algorithms_enabled()
     grads = torch.ops.mrcnn_plugin.multi_level_roi_align_backward(
-        grad_output, features, boxes, ctx.scales, *ctx.options, torch.are_deterministic_algorithms_enabled()
+        grad_output, features, boxes, ctx.scales, *ctx.options, deterministic, levels
     )
-    return grads, None, None, None, None, None, None, None, None, None
+    # The dispatcher drops inputs that equal the schema's default, and wants no gradient for them.
+    return grads, *[None] * (len(ctx.needs_input_grad) - 1)
 
 
 def _setup_nothing(ctx, inputs, output):

@@ -20,12 +20,16 @@ def multi_level_roi_align(
     canonical_level: int,
     aligned: bool,
     max_pool: bool,
+    levels: Tensor | None = None,  # [K]
 ) -> Tensor:  # [K, C, P, Q]
     """The arguments of ``torch.ops.mrcnn_plugin.multi_level_roi_align``; differentiable in the features."""
     _check_values(boxes, features[0].shape[0])
-    levels = assign_levels(boxes[:, 1:], scales, canonical_box_size, canonical_level).tolist()
+    if levels is None:
+        levels = assign_levels(boxes[:, 1:], scales, canonical_box_size, canonical_level)
+    elif not ((levels >= 0) & (levels < len(features))).all():
+        raise ValueError(f"levels must be in [0, {len(features)})")
     pooled = []
-    for roi, level in zip(boxes, levels):
+    for roi, level in zip(boxes, levels.tolist()):
         _, _, height, width = features[level].shape
         window = features[level][int(roi[0])]
         ys = _bins(roi[2], roi[4], scales[level], pooled_height, sampling_ratio, aligned, height)
