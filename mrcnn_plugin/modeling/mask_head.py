@@ -87,7 +87,10 @@ class FCNMaskHead(_OneMaskPerRoI, MaskRCNNConvUpsampleHead):
         return x
 
     def masks_of(self, x: Tensor, classes: list[Tensor]) -> Tensor:
-        x = self.features(x)
+        return self.predict(self.features(x), classes)
+
+    def predict(self, x: Tensor, classes: list[Tensor]) -> Tensor:
+        """(R, C', 2H, 2W) and the classes of each image's RoIs -> (R, 1, 2H, 2W): logits of those alone."""
         if self.predictor.out_channels == 1 or not classes:
             return self.predictor(x)[:, :1]
         return class_logits(x, self.predictor, torch.cat(classes))

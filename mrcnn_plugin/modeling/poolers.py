@@ -79,12 +79,19 @@ class ROIPooler(poolers.ROIPooler):
             raise ValueError(f"x must hold {len(self.scales)} feature maps, one a scale, got {len(x)}")
         if len(box_lists) != x[0].shape[0]:
             raise ValueError(f"box_lists must hold {x[0].shape[0]} Boxes, one an image, got {len(box_lists)}")
-        if not box_lists:
-            return x[0].new_zeros((0, x[0].shape[1], *self.output_size))
+        rois = batch_boxes(box_lists) if box_lists else x[0].new_zeros((0, 5), dtype=torch.float32)
+        return self.pool(list(x), rois)
+
+    def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
+        """L maps (N, C, H_l, W_l) and boxes (R, 5), image index and xyxy, -> (R, C, height, width)."""
+        return self.align(x, rois)
+
+    def align(self, x: list[Tensor], rois: Tensor, levels: Tensor | None = None) -> Tensor:
+        """The multi-level op with this pooler's options; `levels` (R,) int64 overrides the level choice."""
         aligned, mode = _ROI_ALIGN[self.pooler_type]
         return multi_level_roi_align(
-            list(x),
-            batch_boxes(box_lists),
+            x,
+            rois,
             self.scales,
             self.output_size,
             self.sampling_ratio,
@@ -92,6 +99,7 @@ class ROIPooler(poolers.ROIPooler):
             canonical_level=self.canonical_level,
             aligned=aligned,
             mode=mode,
+            levels=levels,
         )
 
     def extra_repr(self) -> str:
