@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from .roi_align import _to_rois, roi_align
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class ROIPool(nn.Module):
     """RoIPool (Fast R-CNN, section 2.1): RoI and bins are rounded to pixels; a bin's largest pixel.
 
-    torchvision's operator, with the boxes brought to the dtype of the features as it demands.
+    torchvision's operator. It demands one dtype of features and boxes, and half precision would move the boxes
+    by whole pixels (or, bfloat16, is not supported), so such features are pooled in float32 and cast back.
 
     Args:
         output_size: bins P, Q, or one number for both.
@@ -32,7 +35,11 @@ class ROIPool(nn.Module):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """(N, C, H, W) features and (K, 5) or N x (K_n, 4) xyxy boxes in image pixels, to (K, C, P, Q)."""
         rois = rois if isinstance(rois, Tensor) else _to_rois(rois, input)
-        return torchvision.ops.roi_pool(input, rois.to(input.dtype), self.output_size, self.spatial_scale)
+        features = input.float() if input.dtype in _HALF else input
+        pooled = torchvision.ops.roi_pool(
+            features, rois.to(features.dtype), self.output_size, self.spatial_scale
+        )
+        return pooled.to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
@@ -84,7 +91,7 @@ def quantize_rois(rois: Tensor, spatial_scale: float) -> Tensor:
     Corners are multiplied by the scale and rounded, halves away from zero; the second corner's pixel belongs
     to the RoI, which is at least one pixel wide. Returned as (K, 5) edges in feature pixels.
     """
-    rois = rois.float() if rois.dtype in (torch.float16, torch.bfloat16) else rois
+    rois = rois.float() if rois.dtype in _HALF else rois
     scaled = rois[:, 1:] * spatial_scale
     corners = torch.copysign((scaled.abs() + 0.5).floor(), scaled)
     first = corners[:, :2]

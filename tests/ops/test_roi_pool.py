@@ -45,6 +45,19 @@ def test_roi_pool_is_torchvision_s_in_any_dtype_of_boxes():
     assert torch.equal(ROIPool(7, 0.25)(features, boxes), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roi_pool_of_half_precision_keeps_the_boxes_exact(dtype):
+    features = torch.randn(1, 2, 4, 300).to(dtype).requires_grad_()
+    # bfloat16 holds 257 as 256, and then another pixel would be pooled.
+    rois = torch.tensor([[0, 257.0, 1.0, 257.0, 1.0]])
+    pooled = ROIPool(1, 1.0)(features, rois)
+    assert pooled.dtype == dtype
+    assert torch.equal(pooled[0, :, 0, 0], features[0, :, 1, 257])
+    pooled.sum().backward()
+    assert features.grad.dtype == dtype
+    assert features.grad.nonzero().tolist() == [[0, 0, 1, 257], [0, 1, 1, 257]]
+
+
 @pytest.mark.parametrize(
     "module", [ROIPool((2, 3), 0.5), ROIWarp((2, 3), 0.5), ROIWarp((2, 3), 0.5, 2, "max")]
 )
