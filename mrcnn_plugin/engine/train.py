@@ -100,7 +100,8 @@ def _trainer(job: Job, model: nn.Module) -> SimpleTrainer:
     kind = SimpleTrainer
     if job.amp:
         kind = AMPTrainer if job.device.startswith("cuda") else BFloat16Trainer
-    return kind(_distributed(model, job), job.train_loader(), job.optimizer(model))
+    optimizer = job.optimizer(model)
+    return kind(_distributed(model, job), job.train_loader(), optimizer)
 
 
 def train(job: Job, *, resume: bool = False) -> SimpleTrainer:

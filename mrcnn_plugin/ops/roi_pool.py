@@ -19,8 +19,8 @@ _HALF = (torch.float16, torch.bfloat16)
 class ROIPool(nn.Module):
     """RoIPool (Fast R-CNN, section 2.1): RoI and bins are rounded to pixels; a bin's largest pixel.
 
-    torchvision's operator. It demands one dtype of features and boxes. float16 boxes would be off by pixels, and
-    bfloat16 is not supported, so features of half precision are pooled in float32 and cast back.
+    torchvision's operator. It demands one dtype of features and boxes. float16 boxes would be off by pixels
+    and bfloat16 is not supported, so half precision is pooled in float32 and cast back.
 
     Args:
         output_size: bins P, Q, or one number for both.

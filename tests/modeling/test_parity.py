@@ -301,7 +301,11 @@ def test_results(file, route, inputs):
             assert 0.001 < expected.pred_masks.float().mean() < 0.5
             assert different < 1e-4
         if result.has("pred_keypoints"):
-            close(result.pred_keypoints, expected.pred_keypoints)
+            keypoints, others = result.pred_keypoints, expected.pred_keypoints
+            close(keypoints[..., 2], others[..., 2])
+            # Of two maxima of a heatmap that differ by rounding, either may be found.
+            moved = (keypoints[..., :2] - others[..., :2]).abs().amax(dim=2) > 1e-3
+            assert moved.float().mean() < 0.1
             close(result.pred_keypoint_heatmaps, expected.pred_keypoint_heatmaps)
 
 
