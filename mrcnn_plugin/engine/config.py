@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cloudpickle
@@ -108,6 +109,37 @@ def save_config(cfg: Config, output_dir: str) -> None:
         pickled.unlink(missing_ok=True)
         return
     write_atomically(pickled, cloudpickle.dumps(cfg))
+
+
+def changes(cfg: Config, output_dir: str) -> list[str]:
+    """What differs between `cfg` and the config that a run folder holds, a line each: `key: before -> now`.
+
+    Empty where the folder holds none.
+    """
+    before = Path(output_dir, "config.yaml")
+    if not before.is_file():
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        if isinstance(cfg, CfgNode):
+            path.write_text(cfg.dump())
+        else:
+            LazyConfig.save(cfg, str(path))
+        old, new = (dict(_leaves(yaml.compose(file.read_text()))) for file in (before, path))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in keys]
+
+
+def _leaves(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values of a YAML document, as they are written: nothing in it is constructed."""
+    if isinstance(node, yaml.ScalarNode):
+        yield key, node.value
+        return
+    children = node.value if node is not None else []
+    if isinstance(node, yaml.SequenceNode):
+        children = [(yaml.ScalarNode("", str(index)), child) for index, child in enumerate(children)]
+    for name, child in children:
+        yield from _leaves(child, f"{key}.{name.value}" if key else name.value)
 
 
 def _reloads(path: Path) -> bool:

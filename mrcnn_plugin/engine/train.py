@@ -23,7 +23,7 @@ from torch import nn
 
 from . import datasets
 from .checkpoint import AtomicCheckpointer, check_weights
-from .config import choose_device, find_config, load_config, save_config
+from .config import changes, choose_device, find_config, load_config, save_config
 from .errors import ConfigError, Interrupted
 from .hooks import InterruptCheckpointer, ProgressBar, StopSignals
 from .job import Job, Results, make_job
@@ -63,6 +63,7 @@ def setup(args: argparse.Namespace) -> Job:
     notes = [choose_device(cfg), *datasets.fit_to_dataset(cfg, overridden)]
     job = make_job(cfg, overridden)
     _check(job, args)
+    changed = changes(job.cfg, job.output_dir) if args.resume and comm.is_main_process() else []
     # Without its config_file: it would print the whole file, which config.yaml in the run folder holds.
     default_setup(job.cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))
     setup_logger(job.output_dir, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
@@ -73,6 +74,8 @@ def setup(args: argparse.Namespace) -> Job:
     logger.info(" ".join([f"Config: {args.config_file}", *args.opts]))
     for note in filter(None, notes):
         logger.info(note)
+    if changed:
+        logger.warning("Resumed with a config that has changed:\n  " + "\n  ".join(changed))
     datasets.check_on_main_process(job.cfg, training=not args.eval_only)
     return job
 

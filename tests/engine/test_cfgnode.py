@@ -68,6 +68,8 @@ def test_train_resume_and_evaluate(yaml_file, tmp_path):
 
     assert train_in_process([*line, "SOLVER.BASE_LR=0.001", "SOLVER.MAX_ITER=5", "--resume"]) == 0
     assert [m["iteration"] for m in metrics_of(folder) if "total_loss" in m] == [2, 4]
+    log = (folder / "log.txt").read_text()
+    assert "a config that has changed:\n  SOLVER.MAX_ITER: 3 -> 5\n" in log
 
 
 def test_unknown_key_in_the_file(tmp_path):

@@ -8,7 +8,7 @@ from detectron2.config import LazyConfig, get_cfg, instantiate
 from engine_runs import TINY, train_in_process
 from omegaconf import OmegaConf
 
-from mrcnn_plugin.engine.config import choose_device, find_config, load_config, save_config
+from mrcnn_plugin.engine.config import changes, choose_device, find_config, load_config, save_config
 from mrcnn_plugin.engine.errors import ConfigError
 
 _SECTIONS = "dataloader = dict()\noptimizer = dict()\nlr_multiplier = dict()\ntrain = dict()\n"
@@ -70,6 +70,29 @@ def test_config_of_importable_parts_is_kept_as_yaml_alone(tmp_path):
     again, _ = load_config(str(tmp_path / "config.yaml"))
     first, second = (instantiate(c.model).state_dict() for c in (cfg, again))
     assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+
+
+def test_changes_since_a_run_began(tmp_path):
+    cfg, _ = load_config(str(TINY))
+    assert changes(cfg, str(tmp_path)) == []
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert changes(cfg, str(tmp_path)) == []
+    cfg.optimizer.lr = 0.02
+    cfg.model.pixel_mean = [103.53, 116.28]
+    cfg.train.fresh = True
+    assert changes(cfg, str(tmp_path)) == [
+        "model.pixel_mean.2: 123.675 -> absent",
+        "optimizer.lr: 0.01 -> 0.02",
+        "train.fresh: absent -> true",
+    ]
+
+
+def test_changes_of_a_cfgnode(tmp_path):
+    cfg = get_cfg()
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert changes(cfg, str(tmp_path)) == []
+    cfg.SOLVER.STEPS = (1, 2)
+    assert changes(cfg, str(tmp_path)) == ["SOLVER.STEPS.0: 30000 -> 1", "SOLVER.STEPS.1: absent -> 2"]
 
 
 @pytest.mark.parametrize("available", [False, True])
