@@ -31,7 +31,7 @@ from training_runs import (
     mean_and_spread,
     paired_differences,
     parse_arguments,
-    run_all,
+    run_and_print,
     values_of,
 )
 
@@ -277,17 +277,7 @@ def write_report(names: Iterable[str], runs: Runs, settings: Settings, output: P
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(__doc__.splitlines()[0], ABLATIONS, 1000, "output/ablations", arguments)
-
-    def report(runs: Runs) -> None:
-        write_report(args.only, runs, args.settings, args.output)
-
-    status = run_all(configs_of(args.only), args.seeds, args.settings, args.output, report)
-    if status:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
-    else:
-        print((args.output / "ablations.md").read_text())
-    print(f"Table: {args.output / 'ablations.md'}  plot: {args.output / 'ablations.png'}")
-    return status
+    return run_and_print(args, configs_of(args.only), "ablations.md", write_report)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
-from training_runs import TASKS, Runs, Settings, cell, paired_differences, parse_arguments, run_all, values_of
+from training_runs import (
+    TASKS,
+    Runs,
+    Settings,
+    cell,
+    paired_differences,
+    parse_arguments,
+    run_and_print,
+    values_of,
+)
 
 from mrcnn_plugin.files import write_atomically
 
@@ -112,17 +121,7 @@ def write_report(names: Sequence[str], runs: Runs, settings: Settings, output: P
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(__doc__.splitlines()[0], PROJECTS, 420, "output/projects", arguments)
-
-    def report(runs: Runs) -> None:
-        write_report(args.only, runs, args.settings, args.output)
-
-    status = run_all(configs_of(args.only), args.seeds, args.settings, args.output, report)
-    if status:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
-    else:
-        print((args.output / "projects.md").read_text())
-    print(f"Table: {args.output / 'projects.md'}")
-    return status
+    return run_and_print(args, configs_of(args.only), "projects.md", write_report)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,33 @@ def run_all(
     return 0
 
 
+def run_and_print(
+    args: argparse.Namespace,
+    configs: Sequence[str],
+    table: str,
+    write_report: Callable[[Sequence[str], Runs, Settings, Path], None],
+) -> int:
+    """Brings the runs of a command line (`parse_arguments`) to their end and prints the table.
+
+    Args:
+        table: name of the file that `write_report(names, runs, settings, output)` writes in `output`.
+
+    Returns:
+        `run_all`'s status.
+    """
+
+    def report(runs: Runs) -> None:
+        write_report(args.only, runs, args.settings, args.output)
+
+    status = run_all(configs, args.seeds, args.settings, args.output, report)
+    if status:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+    else:
+        print((args.output / table).read_text())
+    print(f"Table: {args.output / table}")
+    return status
+
+
 def values_of(runs: Runs, config: str, task: str, metric: str) -> dict[int, float]:
     """A metric of a config's finished runs by seed; NaN where a run has no such metric."""
     return {

@@ -24,3 +24,9 @@ def use_resnext_101(resnet, model, train, num_groups, width_per_group, weights):
     )
     model.pixel_std = imagenet.bgr_std
     train.init_checkpoint = weights
+
+
+def use_resnext_101_32x8d(resnet, model, train):
+    """ResNeXt-101-32x8d, Detectron2's X101, with its weights."""
+    weights = "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl"
+    use_resnext_101(resnet, model, train, num_groups=32, width_per_group=8, weights=weights)
