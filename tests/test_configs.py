@@ -42,6 +42,8 @@ def shrink(cfg):
     for node in filter(OmegaConf.is_dict, nodes(model)):
         if node.get("depth", 0) > 50:
             node.depth = 50
+        if "depths" in node:
+            node.depths = [2] * len(node.depths)
         # That of torch runs on GPUs only.
         if node.get("norm") == "SyncBN":
             node.norm = "BN"

@@ -1,0 +1,51 @@
+"""Swin backbones, and the recipe that they are fine-tuned with; each changes a config in place."""
+
+import mrcnn_plugin
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer
+
+from .....configs.common.data.augmentations import flip, resize
+from .....configs.common.schedule import multi_step
+
+# Of the paper's section 3.3; drop path as in the official detection configs.
+SIZES = dict(
+    T=dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], drop_path_rate=0.2),
+    S=dict(embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], drop_path_rate=0.2),
+    B=dict(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], drop_path_rate=0.3),
+)
+
+
+def use_swin(model, **arguments):
+    """A Swin Transformer below the FPN in place of a ResNet; `arguments` are its own (`SIZES`)."""
+    model.backbone.bottom_up = L(SwinTransformer)(
+        **arguments, window_size=7, out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+
+
+def use_swin_recipe(model, dataloader, optimizer, train):
+    """The paper's section 4.2: 3x, multi-scale, AdamW; the details are those of the official configs.
+
+    Returns:
+        The learning rate's multiplier.
+    """
+    # ImageNet's weights expect RGB of unit deviation.
+    model.update(pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], input_format="RGB")
+    mapper = dataloader.train.mapper
+    mapper.image_format = "RGB"
+    # In half of the cases a part of the image, as in DETR; boxes follow the cut masks.
+    cut = [resize([400, 500, 600]), L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600])]
+    mapper.augmentations = [
+        flip,
+        L(T.RandomApply)(tfm_or_aug=L(T.AugmentationList)(augs=cut), prob=0.5),
+        resize(list(range(480, 801, 32))),
+    ]
+    mapper.recompute_boxes = True
+
+    # No decay of norms and of the biases of relative positions.
+    optimizer.update(lr=1e-4, weight_decay=0.05)
+    optimizer.params.overrides = dict(relative_position_bias_table=dict(weight_decay=0.0))
+    train.amp.enabled = True
+    # 36 epochs of 7330 iterations of 16 images; the rate falls after 27 and 33.
+    train.max_iter = 36 * 7330
+    return multi_step(train.max_iter, steps=(27 * 7330, 33 * 7330), warmup_iter=500)
