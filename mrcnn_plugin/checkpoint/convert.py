@@ -19,6 +19,7 @@ from ..files import replacing
 from .checkpointer import check_native_names
 from .class_rows import coco_to_cityscapes
 from .from_mmdetection import convert_mmdetection
+from .from_swin import convert_swin
 from .from_torchvision import convert_torchvision
 from .reading import UnsafeCheckpointError, read_checkpoint
 
@@ -60,9 +61,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from",
         dest="library",
-        choices=("detectron2", "torchvision", "mmdetection"),
+        choices=("detectron2", "torchvision", "mmdetection", "swin"),
         default="detectron2",
-        help="library whose weights they are (default: %(default)s)",
+        help="whose weights they are; swin: its official releases (default: %(default)s)",
     )
     parser.add_argument("--bn-eps", type=float, help="torchvision: epsilon of the backbone's BatchNorm")
     parser.add_argument("--to", choices=("cityscapes",), help="data set whose classes COCO's shall become")
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = convert_torchvision(state, bn_eps=args.bn_eps)
         elif args.library == "mmdetection":
             state = convert_mmdetection(state)
+        elif args.library == "swin":
+            state = convert_swin(state)
         else:
             check_native_names(state, args.input)
         if args.to == "cityscapes":

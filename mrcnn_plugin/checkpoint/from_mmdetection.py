@@ -19,13 +19,8 @@ _NORM = r"(weight|bias|running_mean|running_var)"
 _LAYER = r"backbone\.layer(\d)\.(\d+)\."
 _RES = r"backbone.bottom_up.res{\1+1}.\2."
 _RPN = "proposal_generator.rpn_head."
-_RULES = (
-    (r"backbone\.conv1\.weight", r"backbone.bottom_up.stem.conv1.weight"),
-    (r"backbone\.bn1\." + _NORM, r"backbone.bottom_up.stem.conv1.norm.\1"),
-    (_LAYER + r"conv(\d)\.weight", _RES + r"conv\3.weight"),
-    (_LAYER + r"bn(\d)\." + _NORM, _RES + r"conv\3.norm.\4"),
-    (_LAYER + r"downsample\.0\.weight", _RES + r"shortcut.weight"),
-    (_LAYER + r"downsample\.1\." + _NORM, _RES + r"shortcut.norm.\3"),
+#: Rules for what lies behind the backbone: FPN, RPN, box and mask head.
+NECK_AND_HEADS = (
     (r"neck\.lateral_convs\.(\d)\.conv\.(weight|bias)", r"backbone.fpn_lateral{\1+2}.\2"),
     (r"neck\.fpn_convs\.(\d)\.conv\.(weight|bias)", r"backbone.fpn_output{\1+2}.\2"),
     (r"rpn_head\.rpn_conv\.(weight|bias)", _RPN + r"conv.\1"),
@@ -37,6 +32,15 @@ _RULES = (
     (r"roi_head\.mask_head\.convs\.(\d)\.conv\.(weight|bias)", r"roi_heads.mask_head.mask_fcn{\1+1}.\2"),
     (r"roi_head\.mask_head\.upsample\.(weight|bias)", r"roi_heads.mask_head.deconv.\1"),
     (r"roi_head\.mask_head\.conv_logits\.(weight|bias)", r"roi_heads.mask_head.predictor.\1"),
+)
+_RULES = (
+    (r"backbone\.conv1\.weight", r"backbone.bottom_up.stem.conv1.weight"),
+    (r"backbone\.bn1\." + _NORM, r"backbone.bottom_up.stem.conv1.norm.\1"),
+    (_LAYER + r"conv(\d)\.weight", _RES + r"conv\3.weight"),
+    (_LAYER + r"bn(\d)\." + _NORM, _RES + r"conv\3.norm.\4"),
+    (_LAYER + r"downsample\.0\.weight", _RES + r"shortcut.weight"),
+    (_LAYER + r"downsample\.1\." + _NORM, _RES + r"shortcut.norm.\3"),
+    *NECK_AND_HEADS,
 )
 
 
