@@ -1,8 +1,8 @@
 """Swin Transformer's official releases (microsoft/Swin-Transformer and its detection models) -> our names.
 
-Both name the backbone's parameters alike, the second with "backbone." before them. They merge tokens at the end
-of a stage, where timm and the paper's Figure 3 have it at the beginning of the next one. Neck, RPN and heads of
-the detection models are MMDetection's.
+Both name the backbone's parameters alike, the second with "backbone." before them. They merge tokens at the
+end of a stage, where timm and the paper's Figure 3 have it at the beginning of the next one. Neck, RPN and
+heads of the detection models are MMDetection's.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def convert_swin(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if not any(name.endswith("layers.0.downsample.norm.weight") for name in state_dict):
         raise ValueError(
-            "no layers.0.downsample: these are not names of Swin's official releases, which merge tokens at the "
-            "end of each stage (microsoft/Swin-Transformer, SwinTransformer/Swin-Transformer-Object-Detection)"
+            "no layers.0.downsample: not the names of Swin's official releases (microsoft/Swin-Transformer "
+            "and SwinTransformer/Swin-Transformer-Object-Detection), which merge at the end of each stage"
         )
     state_dict = {k: v for k, v in state_dict.items() if not k.endswith(_BUFFERS) and k not in _CLASSIFIER}
     if not any(name.startswith("backbone.") for name in state_dict):
