@@ -249,7 +249,7 @@ def figure(names: Iterable[str], runs: Runs) -> Figure:
                 ours = paired_differences(runs, variant.config, reference.config, task, "AP")
                 if ours:
                     paper = variant.paper[task][0] - reference.paper[task][0]
-                    label = f"{variant.label} – {reference.label} ({TASKS[task]} AP)"
+                    label = f"{variant.label} – {reference.label}\n{ablation.title}, {TASKS[task]} AP"
                     bars.append((label, paper, *mean_and_spread(ours)))
     result = Figure(figsize=(8, 1.2 + 0.45 * max(len(bars), 1)), layout="constrained", dpi=110)
     axes = result.add_subplot()
@@ -259,11 +259,11 @@ def figure(names: Iterable[str], runs: Runs) -> Figure:
     axes.barh(
         [p + 0.2 for p in places], [bar[2] for bar in bars], 0.36, xerr=spreads, label="ours, built-in data"
     )
-    axes.set_yticks(list(places), [bar[0] for bar in bars])
+    axes.set_yticks(list(places), [bar[0] for bar in bars], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("difference of AP")
-    axes.legend(loc="best")
+    result.legend(loc="outside upper right", ncols=2)
     return result
 
 
