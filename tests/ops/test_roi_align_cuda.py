@@ -63,6 +63,7 @@ def run(features, boxes, scales, device, grad=None, deterministic=True, **option
         feature.to(device).contiguous(memory_format=layout_of(feature)).requires_grad_()
         for feature in features
     ]
+    options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(deterministic)
     try:
@@ -108,6 +109,16 @@ def test_equal_to_cpu(dtype, memory_format, mode):
             mode=mode,
             **OPTIONS,
         )
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_given_levels_equal_to_cpu(dtype, memory_format, mode):
+    boxes = make_boxes()
+    everywhere = {"levels": torch.arange(4).repeat_interleave(len(boxes)), "output_size": 5}
+    features = pyramid(dtype, memory_format)
+    assert_equal_to_cpu(features, boxes.repeat(4, 1), SCALES, sampling_ratio=2, mode=mode, **everywhere)
 
 
 @pytest.mark.parametrize("memory_format", LAYOUTS)
