@@ -26,9 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mrcnn_plugin.engine import datasets
-from mrcnn_plugin.engine.checkpoint import AtomicCheckpointer
-from mrcnn_plugin.engine.config import choose_device, load_config
-from mrcnn_plugin.engine.inference import run_files
+from mrcnn_plugin.engine.inference import build_predictor, run_files
 
 SIZES = ("small", "medium", "large")
 
@@ -61,12 +59,9 @@ def masks_on_true_boxes(model: nn.Module, image: dict) -> list[tuple[str, float]
 
 def measure(folder: str) -> dict[str, list[float]]:
     """IoUs of a run folder's model on its test set, by size."""
-    config, weights = run_files(folder)
-    cfg, _ = load_config(config)
-    choose_device(cfg)
+    predictor = build_predictor(*run_files(folder))
+    cfg = predictor.job.cfg
     datasets.register_datasets(cfg)
-    model = instantiate(cfg.model).to(cfg.train.device).eval()
-    AtomicCheckpointer(model, whole=True).load(weights)
     test = cfg.dataloader.test
     mapper = DatasetMapper(
         is_train=True,
@@ -77,7 +72,7 @@ def measure(folder: str) -> dict[str, list[float]]:
     )
     ious = defaultdict(list)
     for record in tqdm(get_detection_dataset_dicts(test.dataset.names), desc=folder, leave=False):
-        for size, iou in masks_on_true_boxes(model, mapper(record)):
+        for size, iou in masks_on_true_boxes(predictor.model, mapper(record)):
             ious[size].append(iou)
     return ious
 

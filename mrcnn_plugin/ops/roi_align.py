@@ -169,9 +169,13 @@ def _to_rois(boxes: Sequence[Tensor], input: Tensor) -> Tensor:
         if one.dim() != 2 or one.shape[1] != 4:
             raise ValueError(f"boxes[{image}] must have shape (K, 4), got {tuple(one.shape)}")
     # Batch indices in half precision would be wrong from 2048 images on.
-    boxes = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in boxes]
+    boxes = [_half_to_float32(one) for one in boxes]
     rois = [nn.functional.pad(one, (1, 0), value=float(image)) for image, one in enumerate(boxes)]
     return torch.cat(rois) if rois else input.new_zeros((0, 5), dtype=torch.float32)
+
+
+def _half_to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode: str) -> Tensor:
@@ -200,8 +204,7 @@ def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode:
         raise ValueError(f"boxes must have shape (K, 5), got {tuple(boxes.shape)}")
     if boxes.device != first.device:
         raise ValueError(f"boxes must be on the device of the features, {first.device}, got {boxes.device}")
-    if boxes.dtype in (torch.float16, torch.bfloat16):
-        return boxes.float()
+    boxes = _half_to_float32(boxes)
     if boxes.dtype != torch.float32 and not boxes.dtype == first.dtype == torch.float64:
         raise ValueError(
             f"boxes must be float32 (or float64 like the features), got {boxes.dtype}; use boxes.float()"

@@ -11,9 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from .roi_align import _to_rois, roi_align
-
-_HALF = (torch.float16, torch.bfloat16)
+from .roi_align import _half_to_float32, _to_rois, roi_align
 
 
 class ROIPool(nn.Module):
@@ -35,7 +33,7 @@ class ROIPool(nn.Module):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """(N, C, H, W) features and (K, 5) or N x (K_n, 4) xyxy boxes in image pixels, to (K, C, P, Q)."""
         rois = rois if isinstance(rois, Tensor) else _to_rois(rois, input)
-        features = input.float() if input.dtype in _HALF else input
+        features = _half_to_float32(input)
         pooled = torchvision.ops.roi_pool(
             features, rois.to(features.dtype), self.output_size, self.spatial_scale
         )
@@ -91,7 +89,7 @@ def quantize_rois(rois: Tensor, spatial_scale: float) -> Tensor:
     Corners are multiplied by the scale and rounded, halves away from zero; the second corner's pixel belongs
     to the RoI, which is at least one pixel wide. Returned as (K, 5) edges in feature pixels.
     """
-    rois = rois.float() if rois.dtype in _HALF else rois
+    rois = _half_to_float32(rois)
     scaled = rois[:, 1:] * spatial_scale
     corners = torch.copysign((scaled.abs() + 0.5).floor(), scaled)
     first = corners[:, :2]

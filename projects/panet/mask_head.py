@@ -6,15 +6,14 @@ Axes: R RoIs, L levels, C channels, H x W of the pooled features, M = 2H side of
 from __future__ import annotations
 
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from fvcore.nn import weight_init
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mrcnn_plugin.modeling import FCNMaskHead
 
 from .adaptive_pooling import LevelFusion
+from .conv import relu_conv
 
 # The layer whose output both branches share.
 _SHARED = "mask_fcn3"
@@ -37,8 +36,8 @@ class FullyConnectedMask(nn.Module):
         super().__init__()
         channels, half = input_shape.channels, input_shape.channels // 2
         self.mask_size = mask_size
-        self.conv4_fc = _conv(channels, channels, conv_norm)
-        self.conv5_fc = _conv(channels, half, conv_norm)
+        self.conv4_fc = relu_conv(channels, channels, conv_norm)
+        self.conv5_fc = relu_conv(channels, half, conv_norm)
         self.fc = nn.Linear(half * input_shape.height * input_shape.width, mask_size**2)
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
@@ -47,20 +46,6 @@ class FullyConnectedMask(nn.Module):
         """(R, C, H, W) to (R, 1, M, M): class-agnostic logits."""
         x = self.conv5_fc(self.conv4_fc(x))
         return self.fc(x.flatten(1)).view(-1, 1, self.mask_size, self.mask_size)
-
-
-def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        padding=1,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -110,15 +95,16 @@ class PANetMaskHead(FCNMaskHead):
     def layers(self, x: Tensor) -> Tensor:
         """(R, C, H, W), or (R, L, C, H, W) with `num_levels`, to (R, K, M, M): every class's logits."""
         shared, features = self._branches(x)
-        logits = self.predictor(features)
-        return logits if self.fully_connected is None else logits + self.fully_connected(shared)
+        return self._fuse(self.predictor(features), shared)
 
     def features(self, x: Tensor) -> Tensor:
         return self._branches(x)[1]
 
     def masks_of(self, x: Tensor, classes: list[Tensor]) -> Tensor:
         shared, features = self._branches(x)
-        logits = self.predict(features, classes)
+        return self._fuse(self.predict(features, classes), shared)
+
+    def _fuse(self, logits: Tensor, shared: Tensor) -> Tensor:
         return logits if self.fully_connected is None else logits + self.fully_connected(shared)
 
     def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:

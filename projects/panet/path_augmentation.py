@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone import FPN, Backbone
-from fvcore.nn import weight_init
 from torch import Tensor, nn
+
+from .conv import relu_conv
 
 
 class PathAggregationFPN(FPN):
@@ -41,17 +40,7 @@ class PathAggregationFPN(FPN):
         self._path_levels = list(self.output_shape())[: len(in_features)]
         for name in self._path_levels[1:]:
             for part, stride in (("down", 2), ("output", 1)):
-                conv = Conv2d(
-                    out_channels,
-                    out_channels,
-                    kernel_size=3,
-                    stride=stride,
-                    padding=1,
-                    bias=norm == "",
-                    norm=get_norm(norm, out_channels),
-                    activation=F.relu,
-                )
-                weight_init.c2_msra_fill(conv)
+                conv = relu_conv(out_channels, out_channels, norm, stride)
                 self.add_module(f"path_{part}{name[1:]}", conv)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

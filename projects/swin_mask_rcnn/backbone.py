@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
@@ -152,13 +151,6 @@ class SwinTransformer(Backbone):
             if name in self._out_features:
                 outputs[name] = getattr(self, f"norm{index}")(x).permute(0, 3, 1, 2)
         return outputs
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each output."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
 
 
 def _index(name: str) -> int:
