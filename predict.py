@@ -3,8 +3,8 @@
 
 import sys
 
-from mrcnn_plugin.engine import run
-from mrcnn_plugin.engine.inference import argument_parser, main
+from mrcnn_plugin.predict.predictor import argument_parser, main
+from mrcnn_plugin.train import run
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()

@@ -201,8 +201,8 @@ def sources(pattern: str) -> list[str]:
 
 
 EXTENSIONS = {
-    "mrcnn_plugin._C": ["csrc/ops.cpp", *sources("csrc/cpu/*.cpp")],
-    "mrcnn_plugin._C_cuda": sources("csrc/cuda/*.cu"),
+    "mrcnn_plugin._C": ["csrc/ops.cpp", *sources("csrc/*/cpu/*.cpp")],
+    "mrcnn_plugin._C_cuda": sources("csrc/*/cuda/*.cu"),
 }
 
 setup(

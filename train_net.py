@@ -3,7 +3,7 @@
 
 import sys
 
-from mrcnn_plugin.engine import argument_parser, main, run
+from mrcnn_plugin.train import argument_parser, main, run
 
 if __name__ == "__main__":
     args = argument_parser().parse_intermixed_args()

@@ -35,7 +35,7 @@ from training_runs import (
     values_of,
 )
 
-from mrcnn_plugin.files import replacing, write_atomically
+from mrcnn_plugin.atomic_files import replacing, write_atomically
 
 PAPER = "He et al., Mask R-CNN, arXiv 1703.06870"
 METRICS = ("AP", "AP50", "AP75")

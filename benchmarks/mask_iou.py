@@ -25,8 +25,8 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mrcnn_plugin.engine import datasets
-from mrcnn_plugin.engine.inference import build_predictor, run_files
+from mrcnn_plugin.config import fitting as datasets
+from mrcnn_plugin.predict.predictor import build_predictor, run_files
 
 SIZES = ("small", "medium", "large")
 

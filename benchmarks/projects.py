@@ -25,7 +25,7 @@ from training_runs import (
     values_of,
 )
 
-from mrcnn_plugin.files import write_atomically
+from mrcnn_plugin.atomic_files import write_atomically
 
 PLAIN = "Shapes/mask_rcnn_R_18_FPN.py"
 COLUMNS = (

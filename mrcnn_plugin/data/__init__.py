@@ -1,8 +1,9 @@
 """Data sets: the built-in ones, COCO-format ones from the command line, and checks before training."""
 
+from mrcnn_plugin.errors import DatasetError
+
 from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
-from .coco_summary import DatasetError
 from .registration import datasets_root, ensure_registered, register_shapes, register_shapes_set
 from .semantic import ensure_semantic_labels, register_semantic, register_semantic_sets
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
+from mrcnn_plugin.errors import DatasetError
+
 from .cityscapes import check_cityscapes
-from .coco_summary import CocoSummary, DatasetError, summarize
+from .coco_summary import CocoSummary, summarize
 from .registration import CUSTOM_PREFIX, DRAWN_SETS, as_names, datasets_root, ensure_registered
 
 COCO_EVALUATORS = ("coco", "lvis")

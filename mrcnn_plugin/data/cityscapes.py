@@ -1,6 +1,6 @@
 """Cityscapes: checks of its folders, and drawn scenes in its genuine layout for running without a download.
 
-    python -m mrcnn_plugin.data.draw_cityscapes --root FOLDER
+    python -m mrcnn_plugin.data.synthetic.cityscapes --root FOLDER
 
     FOLDER/leftImg8bit/{train,val}/CITY/CITY_000000_000019_leftImg8bit.png
     FOLDER/gtFine/{train,val}/CITY/CITY_000000_000019_gtFine_{polygons.json,instanceIds.png,labelIds.png,
@@ -27,9 +27,10 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
-from .coco_summary import DatasetError
+from mrcnn_plugin.data.synthetic.street import THINGS, draw_street
+from mrcnn_plugin.errors import DatasetError
+
 from .registration import DRAWN_SETS, datasets_root
-from .street import THINGS, draw_street
 
 # Raised whenever the same parameters draw another set: sets on disk are then redrawn.
 VERSION = 1
@@ -154,7 +155,7 @@ def check_cityscapes(image_dir: str, gt_dir: str, task: str = "instance_seg") ->
         if not os.path.isdir(folder):
             raise DatasetError(
                 f"no folder {folder}: set DETECTRON2_DATASETS (now {datasets_root()!r}) to the folder of "
-                f"cityscapes/{part}, or draw a set: python -m mrcnn_plugin.data.draw_cityscapes"
+                f"cityscapes/{part}, or draw a set: python -m mrcnn_plugin.data.synthetic.cityscapes"
             )
     images = sorted(Path(image_dir).glob("*/*"))
     if not images:

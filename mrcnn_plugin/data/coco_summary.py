@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..files import write_atomically
+from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,6 @@ TYPES = {
     **dict.fromkeys(("width", "height"), ((int, float), "a number")),
     **dict.fromkeys(("name", "file_name", "coco_url"), (str, "text")),
 }
-
-
-class DatasetError(ValueError):
-    """A data set that cannot be used; its message is one line that names the file and the mend."""
 
 
 @dataclass

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .coco_summary import DatasetError, summarize
-from .generator import KINDS, SPLITS, categories, ensure_set, set_paths
+from mrcnn_plugin.data.synthetic.generator import KINDS, SPLITS, categories, ensure_set, set_paths
+from mrcnn_plugin.errors import DatasetError
+
+from .coco_summary import summarize
 
 CUSTOM_PREFIX = "coco:"
 # What draws a built-in set unless it is there, by the name of the set.

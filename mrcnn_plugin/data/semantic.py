@@ -22,8 +22,9 @@ import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from iopath.common.file_io import file_lock
 
-from ..files import write_atomically
-from .generator import SPLITS, ensure_set, set_paths
+from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.data.synthetic.generator import SPLITS, ensure_set, set_paths
+
 from .registration import DRAWN_SETS, datasets_root
 
 IGNORED = 255

@@ -9,7 +9,7 @@ from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleH
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..ops import heatmaps_to_keypoints
+from mrcnn_plugin.ops import heatmaps_to_keypoints
 
 _IGNORED = -1
 

@@ -9,7 +9,7 @@ from detectron2.modeling import poolers
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from ..ops import ROIPool, ROIWarp, multi_level_roi_align
+from mrcnn_plugin.ops import ROIPool, ROIWarp, multi_level_roi_align
 
 # pooler_type -> (aligned, mode) of multi_level_roi_align. "ROIAlign" is the first release's half-pixel
 # misaligned sampling, kept for old checkpoints; the Max types aggregate the samples by maximum, as the

@@ -8,7 +8,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances, ROIMasks
 from torch import Tensor
 
-from ..ops import encode_masks, paste_masks
+from mrcnn_plugin.ops import encode_masks, paste_masks
 
 
 def _set_bitmasks(instances: Instances, masks: Tensor, threshold: float) -> None:

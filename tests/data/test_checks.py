@@ -6,8 +6,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from mrcnn_plugin.data import DatasetError, check_datasets, register_shapes_set
-from mrcnn_plugin.data.generator import SetParameters, ensure_set
+from mrcnn_plugin.data import check_datasets, register_shapes_set
+from mrcnn_plugin.data.synthetic.generator import SetParameters, ensure_set
+from mrcnn_plugin.errors import DatasetError
 
 
 def fails(name, **expectations):

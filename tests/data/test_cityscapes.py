@@ -13,10 +13,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances, load_cityscapes_semantic
 from detectron2.structures import Instances
 
-from mrcnn_plugin.data import DatasetError, check_cityscapes, check_datasets
+from mrcnn_plugin.data import check_cityscapes, check_datasets
 from mrcnn_plugin.data.cityscapes import StreetSet, ensure_drawn, register_drawn
-from mrcnn_plugin.data.draw_cityscapes import main
-from mrcnn_plugin.data.street import THINGS, draw_street
+from mrcnn_plugin.data.synthetic.cityscapes import main
+from mrcnn_plugin.data.synthetic.street import THINGS, draw_street
+from mrcnn_plugin.errors import DatasetError
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 
 SMALL = StreetSet("val", images=6, height=96, width=192)

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mrcnn_plugin.data import coco_summary
-from mrcnn_plugin.data.coco_summary import DatasetError, summarize
+from mrcnn_plugin.data.coco_summary import summarize
+from mrcnn_plugin.errors import DatasetError
 
 
 def save(tmp_path, dataset):

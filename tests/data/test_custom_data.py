@@ -14,7 +14,8 @@ from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.data.samplers import InferenceSampler
 from omegaconf import OmegaConf
 
-from mrcnn_plugin.data import DatasetError, ensure_registered
+from mrcnn_plugin.data import ensure_registered
+from mrcnn_plugin.errors import DatasetError
 
 KEYPOINTS = {"keypoints": ["nose", "left_ear", "right_ear"], "skeleton": [[2, 1], [1, 3]]}
 

@@ -20,9 +20,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode, Instances
 
 from mrcnn_plugin.data import register_shapes, register_shapes_set
-from mrcnn_plugin.data.figure import KEYPOINT_NAMES
-from mrcnn_plugin.data.generator import SetParameters, ensure_set, set_paths
 from mrcnn_plugin.data.registration import connection_rules, flip_map, metadata_of
+from mrcnn_plugin.data.synthetic.figure import KEYPOINT_NAMES
+from mrcnn_plugin.data.synthetic.generator import SetParameters, ensure_set, set_paths
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_registering_twice_is_harmless():
 
 
 def test_sets_are_drawn_when_first_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("mrcnn_plugin.data.generator.SPLITS", {"train": 3, "val": 2})
+    monkeypatch.setattr("mrcnn_plugin.data.synthetic.generator.SPLITS", {"train": 3, "val": 2})
     register_shapes_set("test_lazy", str(tmp_path), "shapes", "val")
     assert list(tmp_path.iterdir()) == []
     assert len(DatasetCatalog.get("test_lazy")) == 2

@@ -9,10 +9,11 @@ import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
 
-from mrcnn_plugin.data import DatasetError, check_datasets, ensure_semantic_labels, register_semantic
-from mrcnn_plugin.data.generator import SetParameters, ensure_set
+from mrcnn_plugin.data import check_datasets, ensure_semantic_labels, register_semantic
 from mrcnn_plugin.data.registration import register_shapes_set
 from mrcnn_plugin.data.semantic import semantic_label
+from mrcnn_plugin.data.synthetic.generator import SetParameters, ensure_set
+from mrcnn_plugin.errors import DatasetError
 
 SQUARE = {"category_id": 7, "area": 64.0, "segmentation": [[0.0, 0, 8, 0, 8, 8, 0, 8]]}
 PATCH = {"category_id": 3, "area": 16.0, "segmentation": [[2.0, 2, 6, 2, 6, 6, 2, 6]]}

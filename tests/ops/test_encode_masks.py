@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.mask_cases import blobs, paste_inputs, random_boxes
 from hypothesis import given, settings
-from mask_cases import blobs, paste_inputs, random_boxes
 from pycocotools import mask as coco_mask
 
 from mrcnn_plugin.ops import encode_masks, paste_masks, reference

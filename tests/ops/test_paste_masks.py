@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.structures import Boxes
+from helpers.mask_cases import blobs, paste_inputs, random_boxes
 from hypothesis import given, settings
-from mask_cases import blobs, paste_inputs, random_boxes
 
 from mrcnn_plugin.ops import paste_masks, reference
 from mrcnn_plugin.ops.library import native

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from roi_align_oracle import Setting, max_is_tied, random_setting, roi_align_oracle
+from helpers.roi_align_oracle import Setting, max_is_tied, random_setting, roi_align_oracle
 
 from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align
 from mrcnn_plugin.ops.reference import roi_align as reference

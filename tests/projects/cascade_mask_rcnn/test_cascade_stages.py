@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
-from mrcnn_plugin.engine.inference import build_predictor
+from mrcnn_plugin.predict.predictor import build_predictor
 from mrcnn_plugin.projects import cascade_mask_rcnn
 from mrcnn_plugin.projects.cascade_mask_rcnn import label_proposals, with_gt_masks
 from mrcnn_plugin.projects.cascade_mask_rcnn.roi_heads import average_masks

@@ -1,0 +1,135 @@
+// Backward kernels of average RoIAlign, channels first. roi_align_tiles.cuh says what gather and scatter are.
+#pragma once
+
+#include "roi_align/cuda/tiles.cuh"
+
+namespace mrcnn_plugin {
+
+constexpr int kPlaneTile = 16;
+constexpr int kPlaneChannels = 16;
+
+// One pixel of a tile, kPlaneChannels channels deep, that one thread sums in registers. A warp covers 8 x 4
+// pixels: compact, so that few of its lanes lie beside a RoI, and its rows are whole 32-byte sectors.
+template <typename T>
+struct PixelColumn {
+  using A = Accumulator<T>;
+  int row;
+  int column;
+  int first_channel;
+  int channels;
+  A sum[kPlaneChannels];
+
+  __device__ PixelColumn(const RoIAlignParameters& p, int chunk) {
+    const int warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    row = warp / 2 * 4 + lane / 8;
+    column = warp % 2 * 8 + lane % 8;
+    first_channel = chunk * kPlaneChannels;
+    channels = min(p.channels - first_channel, kPlaneChannels);
+    clear();
+  }
+
+  __device__ void clear() {
+#pragma unroll
+    for (int c = 0; c < kPlaneChannels; ++c) sum[c] = A(0);
+  }
+
+  __device__ bool under(const TileWeights<A>& weights, int slot) const {
+    const int2 rows = weights.y_ranges(slot)[row];
+    const int2 columns = weights.x_ranges(slot)[column];
+    return rows.y >= rows.x && columns.y >= columns.x;
+  }
+
+  // grad: (C, bins), of one RoI.
+  __device__ void add(const T* grad, int bins, const TileWeights<A>& weights, int slot) {
+    const int2 rows = weights.y_ranges(slot)[row];
+    const int2 columns = weights.x_ranges(slot)[column];
+    const A* y = weights.y(slot) + row;
+    const A* x = weights.x(slot) + column;
+    for (int i = rows.x; i <= rows.y; ++i) {
+      const A row_weight = y[i * weights.rows];
+      for (int j = columns.x; j <= columns.y; ++j) {
+        const A weight[1] = {row_weight * x[j * weights.columns]};
+        const T* source = grad + int64_t(first_channel) * bins + i * weights.pooled_width + j;
+        Vector<T, 1> values[kPlaneChannels];
+#pragma unroll
+        for (int c = 0; c < kPlaneChannels; ++c) {
+          values[c] = c < channels ? Vector<T, 1>::load(source + int64_t(c) * bins) : Vector<T, 1>::zero();
+        }
+#pragma unroll
+        for (int c = 0; c < kPlaneChannels; ++c) sum[c] += weight[0] * static_cast<A>(values[c].lane[0]);
+      }
+    }
+  }
+
+  // Calls visit(offset in the map, sum) for its channels, if the pixel is inside the map.
+  template <typename Visit>
+  __device__ void each_channel(const RoIAlignParameters& p, const Tile& tile, const Visit& visit) const {
+    const int height = p.height[tile.level];
+    const int width = p.width[tile.level];
+    const int y = tile.top + row;
+    const int x = tile.left + column;
+    if (y >= height || x >= width) return;
+    const int64_t plane = int64_t(height) * width;
+    const int64_t first = (int64_t(tile.image) * p.channels + first_channel) * plane + int64_t(y) * width + x;
+#pragma unroll
+    for (int c = 0; c < kPlaneChannels; ++c) {
+      if (c < channels) visit(first + c * plane, sum[c]);
+    }
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
+    gather_channels_first(const __grid_constant__ RoIAlignParameters p, const __grid_constant__ TileGrid grid,
+                          const __grid_constant__ Gradients gradients, const RoITable table, const int batch,
+                          const T* __restrict__ pooled_grad) {
+  using A = Accumulator<T>;
+  const Tile tile = find_tile(grid, p.levels);
+  const TileWeights<A> weights(p, kPlaneTile, kPlaneTile, batch, dynamic_shared());
+  const int bins = p.pooled_height * p.pooled_width;
+  const int64_t pooled_size = int64_t(bins) * p.channels;
+  PixelColumn<T> pixel(p, tile.chunk);
+  const int map = tile.level * p.batch + tile.image;
+  for_each_roi(table, map, tile, kPlaneTile, kPlaneTile, batch, [&](const int* rois, int count) {
+    weigh_tile(p, table, tile, rois, count, weights);
+    for (int slot = 0; slot < count; ++slot) {
+      pixel.add(pooled_grad + rois[slot] * pooled_size, bins, weights, slot);
+    }
+    __syncthreads();
+  });
+  T* target = static_cast<T*>(gradients.maps[tile.level]);
+  pixel.each_channel(p, tile, [&](int64_t offset, A sum) { target[offset] = static_cast<T>(sum); });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    scatter_channels_first(const __grid_constant__ RoIAlignParameters p,
+                           const __grid_constant__ Gradients gradients, const RoITable table,
+                           const RoISplit split, const T* __restrict__ pooled_grad) {
+  __shared__ int roi;
+  const int part = blockIdx.x % split.parts;
+  const int rest = blockIdx.x / split.parts;
+  const int chunk = rest % split.chunks;
+  if (threadIdx.x == 0) roi = rest / split.chunks;
+  __syncthreads();
+  const RoITiles tiles(p, table, roi, chunk, kPlaneTile, kPlaneTile);
+  if (!tiles.any) return;
+  const TileWeights<T> weights(p, kPlaneTile, kPlaneTile, 1, dynamic_shared());
+  const int bins = p.pooled_height * p.pooled_width;
+  const T* grad = pooled_grad + int64_t(roi) * bins * p.channels;
+  T* target = static_cast<T*>(gradients.maps[tiles.tile.level]);
+  PixelColumn<T> pixel(p, chunk);
+  for (int i = part; i < tiles.count; i += split.parts) {
+    const Tile tile = tiles.at(i, kPlaneTile, kPlaneTile);
+    weigh_tile(p, table, tile, &roi, 1, weights);
+    pixel.clear();
+    pixel.add(grad, bins, weights, 0);
+    if (pixel.under(weights, 0)) {
+      pixel.each_channel(p, tile, [&](int64_t offset, T sum) { atomicAdd(target + offset, sum); });
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace mrcnn_plugin

@@ -1,0 +1,1 @@
+"""Configs: found, loaded, overridden, and adapted to what a run needs of them."""

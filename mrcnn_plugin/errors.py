@@ -1,0 +1,25 @@
+"""The errors that a person at the command line can mend: shown as one line, with exit status 2."""
+
+from __future__ import annotations
+
+import signal
+
+
+class ConfigError(ValueError):
+    """Something given on the command line or in a config file is wrong; the message says how to mend it."""
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; its message is one line that names the file and the mend."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived, and what was running has been left in good order.
+
+    Attributes:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum

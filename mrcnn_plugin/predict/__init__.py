@@ -1,0 +1,1 @@
+"""Prediction on images: the predictor and predict.py's command line."""

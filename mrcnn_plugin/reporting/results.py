@@ -1,0 +1,84 @@
+"""What a run folder ends with: results.json, curves.png, predictions.png, and the AP table on screen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from tabulate import tabulate
+from torch import nn
+
+from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.config.run_config import Job, Results
+
+from .curves import plot_curves, read_metrics
+from .pictures import predictions_picture
+
+logger = logging.getLogger(__name__)
+
+
+def finish(job: Job, model: nn.Module, results: Results, iteration: int | None) -> None:
+    """Writes results.json, curves.png and predictions.png; prints the AP table and where the pictures are."""
+    if not comm.is_main_process():
+        return
+    write_results(results, os.path.join(job.output_dir, "results.json"), iteration)
+    paths = _pictures(job, model)
+    if results:
+        logger.info(f"Results on {', '.join(job.test_names)}:\n{ap_table(results)}")
+    for path in paths:
+        logger.info(f"Picture: {path}")
+
+
+def _pictures(job: Job, model: nn.Module) -> list[str]:
+    paths = []
+    metrics = os.path.join(job.output_dir, "metrics.json")
+    if os.path.exists(metrics) and os.path.getsize(metrics):
+        paths.append(os.path.join(job.output_dir, "curves.png"))
+        plot_curves(read_metrics(metrics), paths[-1], title=job.output_dir)
+    dataset_dicts = job.test_dicts()
+    if dataset_dicts:
+        paths.append(os.path.join(job.output_dir, "predictions.png"))
+        metadata = MetadataCatalog.get(job.test_names[0])
+        predictions_picture(model, job.test_mapper(), dataset_dicts, metadata, paths[-1])
+    return paths
+
+
+def write_results(results: Results, path: str, iteration: int | None) -> None:
+    """Writes {"iteration": ..., "results": task -> metric -> value}; what is not finite becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(child) for key, child in value.items()}
+        return float(value) if math.isfinite(value) else None
+
+    content = json.dumps({"iteration": iteration, "results": plain(results)}, indent=2)
+    write_atomically(Path(path), content.encode())
+
+
+def ap_table(results: Results) -> str:
+    """The metrics of every task as a table; those of single classes are left out."""
+    rows, header = [], []
+    for name, values in _tasks(results):
+        metrics = {key: value for key, value in values.items() if "-" not in key}
+        header += [key for key in metrics if key not in header]
+        rows.append((name, metrics))
+    # NaN: a metric of a kind of object that the test set lacks.
+    table = [
+        [name, *(m[key] if math.isfinite(m.get(key, math.nan)) else None for key in header)]
+        for name, m in rows
+    ]
+    return tabulate(table, headers=["task", *header], floatfmt=".1f", missingval="-")
+
+
+def _tasks(results: Results, prefix: str = "") -> list[tuple[str, Mapping[str, float]]]:
+    if results and not any(isinstance(value, Mapping) for value in results.values()):
+        return [(prefix, results)]
+    children = ((f"{prefix} {key}".strip(), value) for key, value in results.items())
+    return [row for name, value in children if isinstance(value, Mapping) for row in _tasks(value, name)]

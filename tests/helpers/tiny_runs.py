@@ -1,0 +1,43 @@
+"""The tiny config's command line, and what its runs leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mrcnn_plugin.train import argument_parser, main
+
+TINY = Path(__file__).with_name("tiny_mask_rcnn.py")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tiny_arguments(shapes: Mapping[str, str], folder: Path, *more: str) -> list[str]:
+    """Command line of a run of the tiny config on `shapes` in `folder`."""
+    return [
+        "--config-file",
+        str(TINY),
+        f"train.output_dir={folder}",
+        f"dataloader.train.dataset.names={shapes['train']}",
+        f"dataloader.test.dataset.names={shapes['val']}",
+        *more,
+    ]
+
+
+def train_in_process(arguments: list[str]) -> int:
+    """The exit status of train_net.py's main() with these arguments."""
+    return main(argument_parser().parse_intermixed_args(arguments))
+
+
+def start(*command: str) -> subprocess.Popen:
+    """A Python script of the repository in a process of its own, its output in pipes."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **pipes)
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
