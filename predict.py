@@ -3,7 +3,7 @@
 
 import sys
 
-from mrcnn_plugin.predict.predictor import argument_parser, main
+from mrcnn_plugin.predict import argument_parser, main
 from mrcnn_plugin.train import run
 
 if __name__ == "__main__":

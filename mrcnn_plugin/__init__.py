@@ -1,6 +1,6 @@
 """Mask R-CNN and its family as a plugin for Detectron2.
 
-Importing the package mends Detectron2 0.6 for the installed libraries (`compat`) and registers every
+Importing the package adapts Detectron2 0.6 to the installed libraries (`compat`) and registers every
 component with Detectron2's registries. Without Detectron2 only `mrcnn_plugin.ops` is of use.
 """
 

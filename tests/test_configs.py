@@ -205,7 +205,7 @@ class TestShape:
 
 
 def test_gradients_are_clipped_to_the_norm():
-    from mrcnn_plugin.train.optimizer import build_optimizer
+    from mrcnn_plugin.config.optimizer import build_optimizer
 
     weights = [torch.ones(4, requires_grad=True), torch.ones(5, requires_grad=True)]
     optimizer = build_optimizer("torch.optim.SGD", weights, clip_norm=0.6, lr=1.0)
@@ -222,7 +222,7 @@ def test_gradients_are_clipped_to_the_norm():
 
 @pytest.mark.parametrize("clip_norm", [None, 0])
 def test_no_clipping(clip_norm):
-    from mrcnn_plugin.train.optimizer import build_optimizer
+    from mrcnn_plugin.config.optimizer import build_optimizer
 
     weight = torch.ones(1, requires_grad=True)
     weight.grad = torch.full_like(weight, 10.0)
@@ -231,7 +231,7 @@ def test_no_clipping(clip_norm):
 
 
 def test_wrong_optimizers_are_named():
-    from mrcnn_plugin.train.optimizer import build_optimizer
+    from mrcnn_plugin.config.optimizer import build_optimizer
 
     weight = [torch.ones(1, requires_grad=True)]
     with pytest.raises(ValueError, match=r"optimizer must be .*'torch\.nn\.Linear'"):

@@ -3,7 +3,7 @@
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
-from mrcnn_plugin.train.optimizer import build_optimizer
+from mrcnn_plugin.config.optimizer import build_optimizer
 
 # The paper's and Detectron2's: 0.02 for 16 images, scaled with the batch.
 SGD = L(build_optimizer)(

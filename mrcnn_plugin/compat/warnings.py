@@ -15,7 +15,7 @@ _MESSAGES = (
 )
 
 
-def silence() -> None:
+def silence_warnings() -> None:
     """Leaves those warnings out, in this process."""
     for message in _MESSAGES:
         warnings.filterwarnings("ignore", message=message)

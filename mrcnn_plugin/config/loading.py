@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import cloudpickle
-import torch
 import yaml
-from detectron2.config import CfgNode, LazyConfig, get_cfg
-from detectron2.utils.registry import locate
+from detectron2.config import LazyConfig, get_cfg
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mrcnn_plugin import model_zoo
-from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.modeling import add_config
 
+from . import lazy
+from .cfgnode import CfgNodeRunConfig
 from .overrides import apply_cfgnode_overrides, apply_lazy_overrides
-
-Config = DictConfig | CfgNode
-
-# What a LazyConfig needs at its top level to be trained; one of them in a YAML file tells it from a CfgNode.
-_LAZY_SECTIONS = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
+from .renamed import MODULES, current_name
+from .run_config import RunConfig
 
 
 def find_config(name: str) -> str:
@@ -43,14 +40,11 @@ def find_config(name: str) -> str:
         raise ConfigError(f"config file {name!r} does not exist; {error}") from error
 
 
-def load_config(name: str, overrides: Sequence[str] = ()) -> tuple[Config, set[str]]:
-    """Loads the config `name` (see `find_config`) and applies `overrides`.
+def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Loads the config `name` (see `find_config`), applies `overrides`, and adapts it to a run.
 
     Args:
         overrides: `key=value` for a LazyConfig; `KEY VALUE` pairs or `KEY=VALUE` for a CfgNode.
-
-    Returns:
-        The config, and the dotted keys that were overridden.
 
     Raises:
         ConfigError: no such file, not a config, an unknown key (the nearest valid one is named), or a value
@@ -58,15 +52,15 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> tuple[Config, set[s
     """
     path = find_config(name)
     if path.endswith(".py") or _is_saved_lazy_config(path):
-        cfg = _load_lazy(path)
-        return cfg, apply_lazy_overrides(cfg, overrides)
-    cfg = get_cfg()
-    add_config(cfg)
+        raw = _load_lazy(path)
+        return lazy.adapt(raw, path, apply_lazy_overrides(raw, overrides))
+    raw = get_cfg()
+    add_config(raw)
     try:
-        cfg.merge_from_file(path)
+        raw.merge_from_file(path)
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
-    return cfg, apply_cfgnode_overrides(cfg, overrides)
+    return CfgNodeRunConfig(raw, path, apply_cfgnode_overrides(raw, overrides))
 
 
 def _is_saved_lazy_config(path: str) -> bool:
@@ -78,111 +72,39 @@ def _is_saved_lazy_config(path: str) -> bool:
         raise ConfigError(f"{path} is not a YAML file: {_first_line(error)}") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path} is not a config: expected a mapping of keys at its top level")
-    return any(key.value in _LAZY_SECTIONS for key, _ in node.value)
+    return any(key.value in lazy.SECTIONS for key, _ in node.value)
 
 
 def _load_lazy(path: str) -> DictConfig:
     pickled = Path(path + ".pkl")
     try:
-        if pickled.exists():
-            cfg = cloudpickle.loads(pickled.read_bytes())
-        else:
-            cfg = LazyConfig.load(path)
+        raw = _Unpickler(pickled.read_bytes()).load() if pickled.exists() else LazyConfig.load(path)
     except (SyntaxError, ImportError, AttributeError, NameError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} could not be loaded: {_first_line(error)}") from error
-    missing = [section for section in _LAZY_SECTIONS if section not in cfg]
-    if missing:
-        raise ConfigError(
-            f"{path} is not a LazyConfig of Detectron2's shape: it does not define {', '.join(missing)}"
-        )
-    return cfg
+    _rename_targets(raw)
+    return raw
 
 
-def save_config(cfg: Config, output_dir: str) -> None:
-    """Makes the `config.yaml` that Detectron2's default_setup wrote in `output_dir` loadable in any case.
+class _Unpickler(pickle.Unpickler):
+    """Reads `config.yaml.pkl`, whose names may be those of a former release."""
 
-    LazyConfig.save writes functions by name; those defined in a config file itself have none that can be
-    imported again. Such a config is pickled to `config.yaml.pkl` beside it, which `load_config` prefers.
-    """
-    pickled = Path(output_dir, "config.yaml.pkl")
-    if isinstance(cfg, CfgNode) or _reloads(Path(output_dir, "config.yaml")):
-        pickled.unlink(missing_ok=True)
-        return
-    write_atomically(pickled, cloudpickle.dumps(cfg))
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(MODULES.get(module, module), name)
 
 
-def changes(cfg: Config, output_dir: str) -> list[str]:
-    """What differs between `cfg` and the config that a run folder holds, a line each: `key: before -> now`.
-
-    Empty where the folder holds none.
-    """
-    before = Path(output_dir, "config.yaml")
-    if not before.is_file():
-        return []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        if isinstance(cfg, CfgNode):
-            path.write_text(cfg.dump())
-        else:
-            LazyConfig.save(cfg, str(path))
-        old, new = (dict(_leaves(yaml.compose(file.read_text()))) for file in (before, path))
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in keys]
-
-
-def _leaves(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and values of a YAML document, as they are written: nothing in it is constructed."""
-    if isinstance(node, yaml.ScalarNode):
-        yield key, node.value
-        return
-    children = node.value if node is not None else []
-    if isinstance(node, yaml.SequenceNode):
-        children = [(yaml.ScalarNode("", str(index)), child) for index, child in enumerate(children)]
-    for name, child in children:
-        yield from _leaves(child, f"{key}.{name.value}" if key else name.value)
-
-
-def _reloads(path: Path) -> bool:
-    try:
-        targets = list(_targets(OmegaConf.to_container(LazyConfig.load(str(path)), resolve=False)))
-        return all(callable(target) or locate(target) is not None for target in targets)
-    except Exception:
-        return False
-
-
-def _targets(node: object):
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        for child in node.values():
-            yield from _targets(child)
-    elif isinstance(node, list | tuple):
-        for child in node:
-            yield from _targets(child)
-
-
-def choose_device(cfg: Config) -> str | None:
-    """Sets the config's device where it is not given, or is CUDA and there is none.
-
-    Returns:
-        A line that says so, or None where nothing was changed.
-    """
-    lazy = isinstance(cfg, DictConfig)
-    given = cfg.train.get("device") if lazy else cfg.MODEL.DEVICE
-    if given not in (None, "", "auto") and (not str(given).startswith("cuda") or torch.cuda.is_available()):
-        return None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if lazy:
-        OmegaConf.update(cfg, "train.device", device, force_add=True)
-    else:
-        cfg.MODEL.DEVICE = device
-    why = f"no CUDA device for {given!r}" if str(given).startswith("cuda") else "none was given"
-    return f"Running on {device!r} ({why})"
-
-
-def as_list(names: str | Sequence[str] | ListConfig | None) -> list[str]:
-    """Dataset names, given as one string or several, as a list."""
-    return [names] if isinstance(names, str) else list(names or ())
+def _rename_targets(node: DictConfig | ListConfig) -> None:
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        child = node[key]
+        if key == "_target_" and isinstance(child, str):
+            if current_name(child) != child:
+                node[key] = current_name(child)
+        elif OmegaConf.is_config(child):
+            _rename_targets(child)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,65 +1,91 @@
-"""What a training run needs of a config, whichever of Detectron2's two kinds the config is."""
+"""What the programs need of a config, whichever of Detectron2's two kinds it is."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, instantiate
-from detectron2.data import (
-    DatasetMapper,
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.engine import DefaultTrainer, hooks
-from detectron2.evaluation import (
-    DatasetEvaluator,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    inference_on_dataset,
-    print_csv_format,
-)
-from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
-from detectron2.utils import comm
-from fvcore.nn.precise_bn import get_bn_modules
-from omegaconf import DictConfig, OmegaConf
+from detectron2.config import CfgNode
+from detectron2.engine.hooks import HookBase
+from detectron2.evaluation import DatasetEvaluator
+from omegaconf import DictConfig
 from torch import nn
 
-from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
-from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
-
-from .loading import Config, as_list
-from .overrides import accepts, all_keys, nearest
-
+#: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
+Mapper = Callable[[dict], dict]
 
 
-class Job:
-    """The parts of a run, built on demand from a config by Detectron2's own builders.
+@dataclass(frozen=True)
+class Keys:
+    """How the user spells the settings that messages name."""
+
+    batch_size: str
+    init_checkpoint: str
+
+
+@dataclass(frozen=True)
+class DataExpectations:
+    """What a model's heads and its mapper expect of data.
 
     Attributes:
-        cfg: the config.
+        num_classes, num_keypoints: of the heads; None where the model has no such head or does not say.
+        needs_masks: whether there is a mask head.
+        mask_format: the mapper's instance_mask_format, "polygon" or "bitmask".
+    """
+
+    num_classes: int | None
+    num_keypoints: int | None
+    needs_masks: bool
+    mask_format: str
+
+
+@dataclass
+class TestSet:
+    """One evaluation.
+
+    Attributes:
+        name: of its data set; several names are joined by commas.
+        loader: batches of mapped dataset dicts.
+        evaluator: one, or a list of them.
+        suffix: added to the names of its tasks in the results.
+        wrap: makes the model to evaluate from the one that was trained, for test-time augmentation.
+    """
+
+    # Not a test of pytest's.
+    __test__ = False
+
+    name: str
+    loader: Iterable[list[dict]]
+    evaluator: DatasetEvaluator | list[DatasetEvaluator]
+    suffix: str = ""
+    wrap: Callable[[nn.Module], nn.Module] | None = None
+
+
+class RunConfig(ABC):
+    """A config, adapted once when it is loaded; nothing after that asks which kind it was.
+
+    Attributes:
+        raw: the config itself, for Detectron2's own functions.
+        path: the file that it was loaded from.
+        overridden: dotted keys that the command line has set.
+        keys: the user's spelling of some settings.
         output_dir: the run folder.
         max_iter: number of iterations.
         init_checkpoint: weights to start from; "" for none.
-        amp: whether mixed precision is asked for.
+        amp: whether mixed precision is requested.
         ddp: keyword arguments of `create_ddp_model`.
         checkpointer: keyword arguments of `hooks.PeriodicCheckpointer`.
         eval_period, log_period: in iterations; an eval_period of 0 evaluates at the end only.
-        device: torch device string.
-        batch_size: images an iteration, of all processes together; None where the config does not say.
-        train_names, test_names: dataset names.
+        batch_size: images per iteration, of all processes together; None where the config does not say.
+        float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
+        train_names, test_names: names of data sets.
     """
 
-    cfg: Config
+    keys: Keys
     output_dir: str
     max_iter: int
     init_checkpoint: str
@@ -68,185 +94,94 @@ class Job:
     checkpointer: dict[str, Any]
     eval_period: int
     log_period: int
-    device: str
     batch_size: int | None
+    float32_precision: str
     train_names: list[str]
     test_names: list[str]
 
-    def model(self) -> nn.Module:
-        """The model, on the job's device."""
-        raise NotImplementedError
+    def __init__(self, raw: DictConfig | CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
+        self.raw = raw
+        self.path = path
+        self.overridden = frozenset(overridden)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of `model`'s parameters."""
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Torch device; "" where none is given."""
 
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        """What `hooks.LRScheduler` steps: a torch scheduler, or fvcore's multiplier of the base rate."""
-        raise NotImplementedError
+    @device.setter
+    @abstractmethod
+    def device(self, device: str) -> None: ...
 
-    def train_loader(self) -> Iterable[list[dict]]:
-        """Endless batches of mapped dataset dicts."""
-        raise NotImplementedError
+    @abstractmethod
+    def set_num_classes(self, number: int) -> list[str]:
+        """Gives every head this number of classes, unless the command line has set one.
 
-    def test_mapper(self) -> Callable[[dict], dict]:
-        """Maps a dataset dict, or only {"file_name": ...}, to the model's input at test time."""
-        raise NotImplementedError
-
-    def evaluate(self, model: nn.Module) -> Results:
-        """Task -> metric -> value on the test set; empty on all ranks but the first.
-
-        With several test sets: dataset -> task -> metric -> value.
+        Returns:
+            The dotted keys that were changed.
         """
-        raise NotImplementedError
 
-    def extra_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
-        """Hooks that come before the checkpointer."""
+    @abstractmethod
+    def set_num_keypoints(self, number: int) -> list[str]:
+        """As `set_num_classes`, for keypoints."""
+
+    @abstractmethod
+    def set_score_threshold(self, threshold: float) -> None:
+        """Lets the model drop lower scores before it makes masks, and keep all from `threshold` on."""
+
+    @abstractmethod
+    def expected_of_data(self) -> DataExpectations:
+        """What the model and the mapper expect of the annotations."""
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The model, on the config's device.
+
+        Raises:
+            ConfigError: a component refuses an argument that the command line has set.
+        """
+
+    @abstractmethod
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of `model`'s parameters."""
+
+    @abstractmethod
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """What `hooks.LRScheduler` steps: a torch scheduler, or fvcore's multiplier of the base rate."""
+
+    @abstractmethod
+    def build_train_loader(self) -> Iterable[list[dict]]:
+        """Endless batches of mapped dataset dicts."""
+
+    @abstractmethod
+    def build_test_mapper(self) -> Mapper:
+        """Maps a dataset dict, or only {"file_name": ...}, to the model's input at test time."""
+
+    @abstractmethod
+    def test_sets(self, *, final: bool) -> Iterator[TestSet]:
+        """The evaluations that the config describes, each built when it is its turn.
+
+        Args:
+            final: whether training is over; test-time augmentation waits for that.
+        """
+
+    def build_hooks(self, model: nn.Module) -> list[HookBase]:
+        """Hooks that the config requests, to come before the checkpointer."""
         return []
 
-    def test_dicts(self) -> list[dict]:
-        """Dataset dicts of the first test set, with annotations."""
-        return get_detection_dataset_dicts(self.test_names[:1], filter_empty=False) if self.test_names else []
+    def check_results(self, results: Results) -> None:
+        """Compares results with those that the config expects, if any.
 
+        Raises:
+            ConfigError: it expects a task that was not evaluated.
+            SystemExit: a result is outside its tolerance (status 1).
+        """
+        return
 
-class LazyJob(Job):
-    """A job of a LazyConfig that has the shape of Detectron2's `configs/common`."""
+    @abstractmethod
+    def save(self, path: str) -> None:
+        """Writes `raw` as YAML, in the form that `load_config` reads."""
 
-    def __init__(self, cfg: DictConfig, overridden: Iterable[str] = ()) -> None:
-        train = cfg.train
-        self.cfg = cfg
-        self.overridden = set(overridden)
-        self.output_dir = train.output_dir
-        self.max_iter = train.max_iter
-        self.init_checkpoint = train.get("init_checkpoint") or ""
-        self.amp = bool(OmegaConf.select(train, "amp.enabled", default=False))
-        self.ddp = dict(train.get("ddp") or {})
-        self.checkpointer = dict(train.get("checkpointer") or {"period": 5000})
-        self.eval_period = train.get("eval_period") or 0
-        self.log_period = train.get("log_period") or 20
-        self.device = train.device
-        self.batch_size = OmegaConf.select(cfg, "dataloader.train.total_batch_size", default=None)
-        self.train_names = as_list(OmegaConf.select(cfg, "dataloader.train.dataset.names", default=None))
-        self.test_names = as_list(OmegaConf.select(cfg, "dataloader.test.dataset.names", default=None))
-
-    def _instantiate(self, key: str) -> Any:
-        node = OmegaConf.select(self.cfg, key)
-        try:
-            return instantiate(node)
-        except TypeError as error:
-            # A component that takes any keyword argument has handed an override on to one that does not.
-            unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            given = [k for k in self.overridden if unexpected and k.endswith(f".{unexpected[1]}")]
-            if not given:
-                raise
-            hint = nearest(given[0], all_keys(self.cfg, given[0].rpartition(".")[0]))
-            raise ConfigError(f"unknown key {given[0]!r}{hint and f'; did you mean {hint!r}?'}") from error
-
-    def model(self) -> nn.Module:
-        return self._instantiate("model").to(self.device)
-
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        params = self.cfg.optimizer.params
-        params.model = model
-        try:
-            return self._instantiate("optimizer")
-        finally:
-            # The config must not keep the model alive.
-            params.pop("model")
-
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        return self._instantiate("lr_multiplier")
-
-    def train_loader(self) -> Iterable[list[dict]]:
-        return self._instantiate("dataloader.train")
-
-    def test_mapper(self) -> Callable[[dict], dict]:
-        return instantiate(self.cfg.dataloader.test.mapper)
-
-    def evaluate(self, model: nn.Module) -> Results:
-        evaluator = self.cfg.dataloader.get("evaluator")
-        if evaluator is None:
-            return {}
-        single = isinstance(evaluator, DictConfig)
-        if single and "output_dir" not in evaluator and accepts(evaluator, "output_dir"):
-            evaluator.output_dir = os.path.join(self.output_dir, "inference")
-        results = inference_on_dataset(model, instantiate(self.cfg.dataloader.test), instantiate(evaluator))
-        if comm.is_main_process():
-            print_csv_format(results)
-        return results
-
-
-class CfgNodeJob(Job):
-    """A job of a CfgNode (YAML) config, built as Detectron2's DefaultTrainer builds it."""
-
-    def __init__(self, cfg: CfgNode) -> None:
-        # Scales batch size, schedule and rates where SOLVER.REFERENCE_WORLD_SIZE asks for it.
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        self.cfg = cfg
-        self.output_dir = cfg.OUTPUT_DIR
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.init_checkpoint = cfg.MODEL.WEIGHTS
-        self.amp = cfg.SOLVER.AMP.ENABLED
-        self.ddp = {"broadcast_buffers": False}
-        self.checkpointer = {"period": cfg.SOLVER.CHECKPOINT_PERIOD}
-        self.eval_period = cfg.TEST.EVAL_PERIOD
-        self.log_period = 20
-        self.device = cfg.MODEL.DEVICE
-        self.batch_size = cfg.SOLVER.IMS_PER_BATCH
-        self.train_names = as_list(cfg.DATASETS.TRAIN)
-        self.test_names = as_list(cfg.DATASETS.TEST)
-
-    def model(self) -> nn.Module:
-        return build_model(self.cfg)
-
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(self.cfg, model)
-
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        return build_lr_scheduler(self.cfg, optimizer)
-
-    def train_loader(self) -> Iterable[list[dict]]:
-        return build_detection_train_loader(self.cfg)
-
-    def test_mapper(self) -> Callable[[dict], dict]:
-        return DatasetMapper(self.cfg, is_train=False)
-
-    def extra_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
-        if not (self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model)):
-            return []
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0
-        loader = build_detection_train_loader(cfg)
-        return [hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)]
-
-    def evaluate(self, model: nn.Module) -> Results:
-        results = OrderedDict()
-        for name in self.test_names:
-            loader = build_detection_test_loader(self.cfg, name)
-            results[name] = inference_on_dataset(model, loader, self._evaluator(name))
-            if comm.is_main_process():
-                print_csv_format(results[name])
-        return results[self.test_names[0]] if len(self.test_names) == 1 else results
-
-    def _evaluator(self, name: str) -> DatasetEvaluator:
-        kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
-        folder = os.path.join(self.output_dir, "inference")
-        if kind == "coco":
-            sigmas = self.cfg.TEST.KEYPOINT_OKS_SIGMAS
-            return COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas)
-        if kind == "lvis":
-            return LVISEvaluator(name, output_dir=folder)
-        others = {
-            "cityscapes_instance": CityscapesInstanceEvaluator,
-            "pascal_voc": PascalVOCDetectionEvaluator,
-        }
-        if kind not in others:
-            known = ", ".join(map(repr, ("coco", "lvis", *others)))
-            raise ConfigError(f"dataset {name!r} has evaluator_type {kind!r}, expected one of {known}")
-        return others[kind](name)
-
-
-def make_job(cfg: Config, overridden: Iterable[str] = ()) -> Job:
-    """The job of a config of either kind; `overridden` are the keys that the command line has set."""
-    return CfgNodeJob(cfg) if isinstance(cfg, CfgNode) else LazyJob(cfg, overridden)
+    def reloads(self, path: str) -> bool:
+        """Whether the YAML file that `save` wrote at `path` holds all of the config."""
+        return True

@@ -4,22 +4,34 @@ from mrcnn_plugin.errors import DatasetError
 
 from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
-from .registration import datasets_root, ensure_registered, register_shapes, register_shapes_set
+from .metadata import load_metadata, save_metadata
+from .registration import (
+    CUSTOM_PREFIX,
+    as_names,
+    datasets_root,
+    ensure_registered,
+    register_shapes,
+    register_shapes_set,
+)
 from .semantic import ensure_semantic_labels, register_semantic, register_semantic_sets
 
 __all__ = [
+    "CUSTOM_PREFIX",
     "DatasetError",
     "DatasetReport",
+    "as_names",
     "check_cityscapes",
     "check_datasets",
     "datasets_root",
     "ensure_registered",
     "ensure_semantic_labels",
+    "load_metadata",
     "register_cityscapes",
     "register_semantic",
     "register_semantic_sets",
     "register_shapes",
     "register_shapes_set",
+    "save_metadata",
 ]
 
 register_shapes()

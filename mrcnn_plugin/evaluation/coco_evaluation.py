@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation import coco_evaluation as d2
 from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
@@ -30,6 +31,9 @@ class COCOEvaluator(d2.COCOEvaluator):
       equal numbers; `use_fast_impl=False` always takes pycocotools.
     - The predictions that are passed in are left as they are.
     """
+
+    #: Read by `takes_rle`.
+    takes_rle = True
 
     def __init__(self, *args: Any, use_fast_impl: bool = True, **kwargs: Any):
         # Detectron2's own fast implementation needs its compiled extension.
@@ -99,6 +103,13 @@ class COCOEvaluator(d2.COCOEvaluator):
                     "set the model's num_classes to that number"
                 )
             result["category_id"] = category_ids[predicted]
+
+
+def takes_rle(evaluator: DatasetEvaluator | Sequence[DatasetEvaluator]) -> bool:
+    """Whether an evaluator, or each of several, takes `pred_masks_rle` in place of `pred_masks`."""
+    if isinstance(evaluator, DatasetEvaluator):
+        return getattr(evaluator, "takes_rle", False)
+    return all(takes_rle(each) for each in evaluator)
 
 
 def instances_to_coco_json(instances: Instances, image_id: int) -> list[dict]:

@@ -8,7 +8,7 @@ from .config import add_config
 from .keypoint_head import OneHotKeypointHead
 from .mask_head import FCNMaskHead, MLPMaskHead, SoftmaxMaskHead
 from .poolers import ROIPooler
-from .rcnn import MaskRCNN
+from .rcnn import MaskRCNN, returning_masks_as
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "ROIPooler",
     "SoftmaxMaskHead",
     "add_config",
+    "returning_masks_as",
 ]

@@ -10,6 +10,8 @@ def add_config(cfg: CfgNode) -> None:
 
     Needed only to set them: a config without these keys builds every component with the defaults below.
     """
+    # Detectron2's main branch has this key, 0.6 has not: "highest", "high" or "medium".
+    cfg.FLOAT32_PRECISION = cfg.get("FLOAT32_PRECISION", "")
     head = cfg.MODEL.ROI_MASK_HEAD
     # What `MaskRCNN` returns for masks: "bitmask", "rle" or "raw".
     head.MASK_FORMAT = "bitmask"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances, ROIMasks
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
@@ -92,6 +95,19 @@ class MaskRCNN(GeneralizedRCNN):
             results.remove("roi_masks")
             MASK_FORMATS[self.mask_format](results, masks, self.mask_threshold)
         return results
+
+
+@contextlib.contextmanager
+def returning_masks_as(model: nn.Module, mask_format: str) -> Iterator[None]:
+    """Lets a MaskRCNN return its masks in this format for a while; other models are left as they are."""
+    if not isinstance(model, MaskRCNN):
+        yield
+        return
+    before, model.mask_format = model.mask_format, mask_format
+    try:
+        yield
+    finally:
+        model.mask_format = before
 
 
 def output_size(image: dict) -> tuple[int, int]:

@@ -1,1 +1,6 @@
-"""Prediction on images: the predictor and predict.py's command line."""
+"""Prediction on images: the predictor, and the body of predict.py."""
+
+from .command_line import argument_parser, main
+from .predictor import Predictor, build_predictor, run_files
+
+__all__ = ["Predictor", "argument_parser", "build_predictor", "main", "run_files"]

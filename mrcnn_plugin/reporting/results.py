@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
 from mrcnn_plugin.atomic_files import write_atomically
-from mrcnn_plugin.config.run_config import Job, Results
+from mrcnn_plugin.config import Results, RunConfig
+from mrcnn_plugin.modeling import returning_masks_as
 
 from .curves import plot_curves, read_metrics
 from .pictures import predictions_picture
@@ -24,29 +25,36 @@ from .pictures import predictions_picture
 logger = logging.getLogger(__name__)
 
 
-def finish(job: Job, model: nn.Module, results: Results, iteration: int | None) -> None:
-    """Writes results.json, curves.png and predictions.png; prints the AP table and where the pictures are."""
+def finish(config: RunConfig, model: nn.Module, results: Results, iteration: int | None) -> None:
+    """Writes results.json, curves.png and predictions.png; prints the AP table and where the pictures are.
+
+    Raises:
+        ConfigError, SystemExit: the results are not those that the config expects.
+    """
     if not comm.is_main_process():
         return
-    write_results(results, os.path.join(job.output_dir, "results.json"), iteration)
-    paths = _pictures(job, model)
+    write_results(results, os.path.join(config.output_dir, "results.json"), iteration)
+    paths = _pictures(config, model)
     if results:
-        logger.info(f"Results on {', '.join(job.test_names)}:\n{ap_table(results)}")
+        logger.info(f"Results on {', '.join(config.test_names)}:\n{ap_table(results)}")
     for path in paths:
         logger.info(f"Picture: {path}")
+    config.check_results(results)
 
 
-def _pictures(job: Job, model: nn.Module) -> list[str]:
+def _pictures(config: RunConfig, model: nn.Module) -> list[str]:
     paths = []
-    metrics = os.path.join(job.output_dir, "metrics.json")
+    metrics = os.path.join(config.output_dir, "metrics.json")
     if os.path.exists(metrics) and os.path.getsize(metrics):
-        paths.append(os.path.join(job.output_dir, "curves.png"))
-        plot_curves(read_metrics(metrics), paths[-1], title=job.output_dir)
-    dataset_dicts = job.test_dicts()
+        paths.append(os.path.join(config.output_dir, "curves.png"))
+        plot_curves(read_metrics(metrics), paths[-1], title=config.output_dir)
+    test_set = config.test_names[:1]
+    dataset_dicts = get_detection_dataset_dicts(test_set, filter_empty=False) if test_set else []
     if dataset_dicts:
-        paths.append(os.path.join(job.output_dir, "predictions.png"))
-        metadata = MetadataCatalog.get(job.test_names[0])
-        predictions_picture(model, job.test_mapper(), dataset_dicts, metadata, paths[-1])
+        paths.append(os.path.join(config.output_dir, "predictions.png"))
+        metadata = MetadataCatalog.get(test_set[0])
+        with returning_masks_as(model, "rle"):
+            predictions_picture(model, config.build_test_mapper(), dataset_dicts, metadata, paths[-1])
     return paths
 
 

@@ -1,7 +1,8 @@
-"""The train loop, its hooks and its processes: thin around Detectron2's own engine."""
+"""Training and evaluation of a config, in one process or several: thin around Detectron2's own engine."""
 
-from .arguments import argument_parser
-from .loop import main
+from .command_line import argument_parser, main
+from .evaluate import evaluate, evaluate_weights
+from .loop import train
 from .processes import launch, run
 
-__all__ = ["argument_parser", "launch", "main", "run"]
+__all__ = ["argument_parser", "evaluate", "evaluate_weights", "launch", "main", "run", "train"]

@@ -1,4 +1,4 @@
-"""Starts a job in one process or several: spawned here, or already started by torchrun."""
+"""Starts a run in one process or several: spawned here, or already started by torchrun."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def launch(
     dist_url: str = "auto",
     args: tuple = (),
 ) -> Any:
-    """Runs `main(*args)` in every process of the job, with Detectron2's `comm` ready for use.
+    """Runs `main(*args)` in every process of the run, with Detectron2's `comm` ready for use.
 
     Under torchrun this process is one of them, and the other arguments are ignored. Else
     `detectron2.engine.launch` spawns them where there is a GPU for each; without any GPU they are spawned

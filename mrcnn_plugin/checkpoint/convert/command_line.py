@@ -18,7 +18,6 @@ from detectron2.utils.file_io import PathManager
 from mrcnn_plugin.atomic_files import replacing
 from mrcnn_plugin.checkpoint.checkpointer import check_native_names
 from mrcnn_plugin.checkpoint.reading import UnsafeCheckpointError, read_checkpoint
-from mrcnn_plugin.projects.swin_mask_rcnn.weights import convert_swin
 
 from .class_transfer import coco_to_cityscapes
 from .mmdetection import convert_mmdetection
@@ -62,9 +61,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from",
         dest="library",
-        choices=("detectron2", "torchvision", "mmdetection", "swin"),
+        choices=("detectron2", "torchvision", "mmdetection"),
         default="detectron2",
-        help="whose weights they are; swin: its official releases (default: %(default)s)",
+        help="whose weights they are (default: %(default)s)",
     )
     parser.add_argument("--bn-eps", type=float, help="torchvision: epsilon of the backbone's BatchNorm")
     parser.add_argument("--to", choices=("cityscapes",), help="data set whose classes COCO's shall become")
@@ -89,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state = convert_torchvision(state, bn_eps=args.bn_eps)
         elif args.library == "mmdetection":
             state = convert_mmdetection(state)
-        elif args.library == "swin":
-            state = convert_swin(state)
         else:
             check_native_names(state, args.input)
         if args.to == "cityscapes":
@@ -101,7 +98,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"{args.output}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} numbers")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""Data that the package draws itself: shapes, stick figures and street scenes, in COCO's and Cityscapes' layouts."""
+"""Data that the package draws: shapes, stick figures and street scenes, in COCO's and Cityscapes' layouts."""

@@ -1,0 +1,173 @@
+"""CfgNode (YAML) configs, read as Detectron2's DefaultTrainer and tools/train_net.py read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation.testing import verify_results
+from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+
+from mrcnn_plugin.data import as_names
+from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
+from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
+
+from .run_config import DataExpectations, Keys, Mapper, Results, RunConfig, TestSet
+
+
+class CfgNodeRunConfig(RunConfig):
+    """A run that a CfgNode describes, its parts built by Detectron2's `build_*` functions."""
+
+    keys = Keys("SOLVER.IMS_PER_BATCH", "MODEL.WEIGHTS")
+
+    def __init__(self, raw: CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
+        # Scales batch size, schedule and rates where SOLVER.REFERENCE_WORLD_SIZE asks for it.
+        raw = DefaultTrainer.auto_scale_workers(raw, comm.get_world_size())
+        super().__init__(raw, path, overridden)
+        self.output_dir = raw.OUTPUT_DIR
+        self.max_iter = raw.SOLVER.MAX_ITER
+        self.init_checkpoint = raw.MODEL.WEIGHTS
+        self.amp = raw.SOLVER.AMP.ENABLED
+        self.ddp = {"broadcast_buffers": False}
+        self.checkpointer = {"period": raw.SOLVER.CHECKPOINT_PERIOD}
+        self.eval_period = raw.TEST.EVAL_PERIOD
+        self.log_period = 20
+        self.float32_precision = raw.get("FLOAT32_PRECISION", "")
+        self.batch_size = raw.SOLVER.IMS_PER_BATCH
+        self.train_names = as_names(raw.DATASETS.TRAIN)
+        self.test_names = as_names(raw.DATASETS.TEST)
+        _check_augmented_test(raw)
+
+    @property
+    def device(self) -> str:
+        return self.raw.MODEL.DEVICE
+
+    @device.setter
+    def device(self, device: str) -> None:
+        self._update(["MODEL.DEVICE", device])
+
+    def _update(self, pairs: list[Any]) -> None:
+        frozen = self.raw.is_frozen()
+        self.raw.defrost()
+        self.raw.merge_from_list(pairs)
+        if frozen:
+            self.raw.freeze()
+
+    def _set(self, key: str, old: int, value: int) -> list[str]:
+        if key in self.overridden or old == value:
+            return []
+        self._update([key, value])
+        return [key]
+
+    def set_num_classes(self, number: int) -> list[str]:
+        model = self.raw.MODEL
+        if model.META_ARCHITECTURE == "RetinaNet":
+            return self._set("MODEL.RETINANET.NUM_CLASSES", model.RETINANET.NUM_CLASSES, number)
+        return self._set("MODEL.ROI_HEADS.NUM_CLASSES", model.ROI_HEADS.NUM_CLASSES, number)
+
+    def set_num_keypoints(self, number: int) -> list[str]:
+        old = self.raw.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+        return self._set("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", old, number)
+
+    def set_score_threshold(self, threshold: float) -> None:
+        for head in ("ROI_HEADS", "RETINANET"):
+            self._update([f"MODEL.{head}.SCORE_THRESH_TEST", threshold])
+
+    def expected_of_data(self) -> DataExpectations:
+        model = self.raw.MODEL
+        return DataExpectations(
+            num_classes=model.ROI_HEADS.NUM_CLASSES,
+            num_keypoints=model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if model.KEYPOINT_ON else None,
+            needs_masks=model.MASK_ON,
+            mask_format=self.raw.INPUT.MASK_FORMAT,
+        )
+
+    def build_model(self) -> nn.Module:
+        return build_model(self.raw)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(self.raw, model)
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        return build_lr_scheduler(self.raw, optimizer)
+
+    def build_train_loader(self) -> Iterable[list[dict]]:
+        return build_detection_train_loader(self.raw)
+
+    def build_test_mapper(self) -> Mapper:
+        return DatasetMapper(self.raw, is_train=False)
+
+    def build_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
+        precise_bn = self.raw.TEST.PRECISE_BN
+        if not (precise_bn.ENABLED and get_bn_modules(model)):
+            return []
+        cfg = self.raw.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = build_detection_train_loader(cfg)
+        return [hooks.PreciseBN(self.eval_period, model, loader, precise_bn.NUM_ITER)]
+
+    def test_sets(self, *, final: bool) -> Iterator[TestSet]:
+        for name in self.test_names:
+            loader = build_detection_test_loader(self.raw, name)
+            yield TestSet(name, loader, self._evaluator(name, "inference"))
+            if final and self.raw.TEST.AUG.ENABLED:
+                evaluator = self._evaluator(name, "inference_TTA")
+                yield TestSet(name, loader, evaluator, "_TTA", partial(GeneralizedRCNNWithTTA, self.raw))
+
+    def _evaluator(self, name: str, folder: str) -> DatasetEvaluator:
+        kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
+        folder = os.path.join(self.output_dir, folder)
+        sigmas = self.raw.TEST.KEYPOINT_OKS_SIGMAS
+        evaluators: dict[str, Callable[[], DatasetEvaluator]] = {
+            "coco": lambda: COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas),
+            "lvis": lambda: LVISEvaluator(name, output_dir=folder),
+            "cityscapes_instance": lambda: CityscapesInstanceEvaluator(name),
+            "pascal_voc": lambda: PascalVOCDetectionEvaluator(name),
+        }
+        if kind not in evaluators:
+            known = ", ".join(map(repr, evaluators))
+            raise ConfigError(f"data set {name!r} has evaluator_type {kind!r}, expected one of {known}")
+        return evaluators[kind]()
+
+    def check_results(self, results: Results) -> None:
+        absent = [task for task, *_ in self.raw.TEST.EXPECTED_RESULTS if task not in results]
+        if absent:
+            raise ConfigError(
+                f"TEST.EXPECTED_RESULTS: no task {absent[0]!r} in the results, which have {sorted(results)}"
+            )
+        verify_results(self.raw, results)
+
+    def save(self, path: str) -> None:
+        Path(path).write_text(self.raw.dump())
+
+
+def _check_augmented_test(cfg: CfgNode) -> None:
+    """Refuses before training what Detectron2's test-time augmentation asserts after it."""
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    if cfg.MODEL.KEYPOINT_ON:
+        raise ConfigError(
+            "TEST.AUG.ENABLED: Detectron2's test-time augmentation takes no keypoints; set it to False, "
+            "or MODEL.KEYPOINT_ON to False"
+        )
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise ConfigError("TEST.AUG.ENABLED: test-time augmentation takes no precomputed proposals")

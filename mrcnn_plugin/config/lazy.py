@@ -1,0 +1,171 @@
+"""LazyConfigs of the shape of Detectron2's `configs/common`, adapted to a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mrcnn_plugin.data import as_names
+from mrcnn_plugin.errors import ConfigError
+
+from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .valid_keys import accepts, lazy_keys, nearest, unknown_key
+
+#: What a LazyConfig needs at its top level to be trained.
+SECTIONS = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
+
+
+class LazyRunConfig(RunConfig):
+    """A run that a LazyConfig describes, its parts built by `instantiate`."""
+
+    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint")
+
+    def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
+        super().__init__(raw, path, overridden)
+        train = raw.train
+        self.output_dir = train.get("output_dir") or "./output"
+        self.max_iter = train.get("max_iter") or 0
+        self.init_checkpoint = train.get("init_checkpoint") or ""
+        self.amp = bool(self._get("train.amp.enabled"))
+        self.ddp = dict(train.get("ddp") or {})
+        self.checkpointer = dict(train.get("checkpointer") or {"period": 5000})
+        self.eval_period = train.get("eval_period") or 0
+        self.log_period = train.get("log_period") or 20
+        self.float32_precision = train.get("float32_precision") or ""
+        self.batch_size = self._get(self.keys.batch_size)
+        self.train_names = as_names(self._get("dataloader.train.dataset.names"))
+        self.test_names = as_names(self._get("dataloader.test.dataset.names"))
+
+    def _get(self, key: str, default: Any = None) -> Any:
+        return OmegaConf.select(self.raw, key, default=default)
+
+    def _set(self, key: str, value: Any) -> bool:
+        """Sets a value that the config has and the command line has not set; whether it was another one."""
+        old = self._get(key)
+        if old is None or key in self.overridden or old == value:
+            return False
+        OmegaConf.update(self.raw, key, value)
+        return True
+
+    @property
+    def device(self) -> str:
+        return str(self.raw.train.get("device") or "")
+
+    @device.setter
+    def device(self, device: str) -> None:
+        OmegaConf.update(self.raw, "train.device", device, force_add=True)
+
+    def set_num_classes(self, number: int) -> list[str]:
+        # The second key is a one-stage detector's.
+        keys = ("model.roi_heads.num_classes", "model.num_classes")
+        return [key for key in keys if self._set(key, number)]
+
+    def set_num_keypoints(self, number: int) -> list[str]:
+        key = "model.roi_heads.keypoint_head.num_keypoints"
+        return [key] if self._set(key, number) else []
+
+    def set_score_threshold(self, threshold: float) -> None:
+        heads = "model.roi_heads"
+        keys = [f"{heads}.box_predictor.test_score_thresh", "model.test_score_thresh"]
+        # A cascade has one predictor per stage.
+        stages = range(len(self._get(f"{heads}.box_predictors") or ()))
+        keys += [f"{heads}.box_predictors.{stage}.test_score_thresh" for stage in stages]
+        for key in keys:
+            if self._get(key) is not None:
+                OmegaConf.update(self.raw, key, threshold)
+
+    def expected_of_data(self) -> DataExpectations:
+        heads = "model.roi_heads"
+        return DataExpectations(
+            num_classes=self._get(f"{heads}.num_classes"),
+            num_keypoints=self._get(f"{heads}.keypoint_head.num_keypoints"),
+            needs_masks=self._get(f"{heads}.mask_head") is not None,
+            mask_format=self._get("dataloader.train.mapper.instance_mask_format", "polygon"),
+        )
+
+    def _instantiate(self, key: str) -> Any:
+        try:
+            return instantiate(self._get(key))
+        except TypeError as error:
+            # A component that takes any keyword argument has handed an override on to one that does not.
+            unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            given = [k for k in self.overridden if unexpected and k.endswith(f".{unexpected[1]}")]
+            if not given:
+                raise
+            hint = nearest(given[0], lazy_keys(self.raw, given[0].rpartition(".")[0]))
+            raise unknown_key(given[0], hint) from error
+
+    def build_model(self) -> nn.Module:
+        return self._instantiate("model").to(self.device)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        params = self.raw.optimizer.params
+        params.model = model
+        try:
+            return self._instantiate("optimizer")
+        finally:
+            # The config must not keep the model alive.
+            params.pop("model")
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        return self._instantiate("lr_multiplier")
+
+    def build_train_loader(self) -> Iterable[list[dict]]:
+        return self._instantiate("dataloader.train")
+
+    def build_test_mapper(self) -> Mapper:
+        return self._instantiate("dataloader.test.mapper")
+
+    def test_sets(self, *, final: bool) -> Iterator[TestSet]:
+        evaluator = self.raw.dataloader.get("evaluator")
+        if evaluator is None:
+            return
+        single = isinstance(evaluator, DictConfig)
+        if single and "output_dir" not in evaluator and accepts(evaluator, "output_dir"):
+            evaluator.output_dir = os.path.join(self.output_dir, "inference")
+        loader = self._instantiate("dataloader.test")
+        yield TestSet(", ".join(self.test_names), loader, self._instantiate("dataloader.evaluator"))
+
+    def save(self, path: str) -> None:
+        LazyConfig.save(self.raw, path)
+
+    def reloads(self, path: str) -> bool:
+        # LazyConfig.save writes functions by their names; those of a config file itself have none.
+        try:
+            targets = list(_targets(OmegaConf.to_container(LazyConfig.load(path), resolve=False)))
+            return all(callable(target) or locate(target) is not None for target in targets)
+        except Exception:
+            return False
+
+
+def _targets(node: object) -> Iterator[object]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for child in node.values():
+            yield from _targets(child)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _targets(child)
+
+
+def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfig:
+    """A LazyConfig as a `RunConfig`.
+
+    Raises:
+        ConfigError: it lacks a part that training needs.
+    """
+    missing = [section for section in SECTIONS if section not in raw]
+    if missing:
+        raise ConfigError(
+            f"{path} is not a LazyConfig of Detectron2's shape: it does not define {', '.join(missing)}"
+        )
+    return LazyRunConfig(raw, path, overridden)

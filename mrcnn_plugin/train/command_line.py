@@ -1,0 +1,151 @@
+"""The body of train_net.py: its command line, and what is set up and checked before a run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+
+import torch
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from mrcnn_plugin.checkpoint import check_weights
+from mrcnn_plugin.compat.warnings import silence_warnings
+from mrcnn_plugin.config import RunConfig, dataset_metadata, fit_to_dataset, fit_to_device, load_config
+from mrcnn_plugin.config.saving import changes, save_config
+from mrcnn_plugin.data import check_datasets, save_metadata
+from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
+
+from .evaluate import evaluate_weights
+from .loop import train
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = """\
+Overrides follow the options: key=value for a LazyConfig (.py), KEY VALUE or KEY=VALUE for YAML.
+
+  train_net.py --config-file configs/Shapes/mask_rcnn_R_18_FPN.py train.max_iter=300
+  train_net.py --config-file FILE --resume                  continue after Ctrl-C or a crash
+  train_net.py --config-file FILE --eval-only train.init_checkpoint=output/model_final.pth
+  train_net.py --config-file FILE --num-gpus 8              or: torchrun --nproc-per-node 8 train_net.py ...
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's own options; overrides may stand before, between and after them."""
+    parser = argparse.ArgumentParser(
+        prog="train_net.py",
+        description="Train or evaluate a Detectron2 config.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="LazyConfig (.py) or YAML file, or name"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the run folder's last checkpoint"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="M", help="machines in all")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="R", help="this machine's number, from 0"
+    )
+    parser.add_argument(
+        "--dist-url", default="auto", metavar="U", help="where processes meet; auto: a free local port"
+    )
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs one process of the training or evaluation that `argument_parser` describes.
+
+    Returns:
+        The exit status: 0, or 128 + the signal that stopped the run.
+
+    Raises:
+        ConfigError, DatasetError: what was given is wrong, found before any training.
+    """
+    config = setup(args)
+    if args.eval_only:
+        evaluate_weights(config, resume=args.resume)
+        return 0
+    try:
+        train(config, resume=args.resume)
+    except Interrupted as stop:
+        return 128 + stop.signum
+    return 0
+
+
+def setup(args: argparse.Namespace) -> RunConfig:
+    """Loads the config, fits it to the machine and the data, opens the run folder and checks the data."""
+    silence_warnings()
+    config = load_config(args.config_file, args.opts)
+    notes = [fit_to_device(config), *fit_to_dataset(config)]
+    _check_batch_size(config)
+    if not args.resume:
+        check_weights(config.init_checkpoint, config.keys.init_checkpoint)
+    _open_run_folder(config, args)
+    for note in filter(None, notes):
+        logger.info(note)
+    check_data(config, training=not args.eval_only)
+    return config
+
+
+def _check_batch_size(config: RunConfig) -> None:
+    size, batch_size = comm.get_world_size(), config.batch_size
+    if batch_size is not None and (batch_size < 1 or batch_size % size):
+        raise ConfigError(
+            f"{config.keys.batch_size} must be a positive multiple of the {size} processes, got {batch_size}"
+        )
+
+
+def _open_run_folder(config: RunConfig, args: argparse.Namespace) -> None:
+    """Creates the run folder, with config, metadata and logs."""
+    changed = changes(config) if args.resume and comm.is_main_process() else []
+    # Without its config_file: it would print the whole file, which config.yaml in the run folder holds.
+    default_setup(config.raw, argparse.Namespace(**{**vars(args), "config_file": ""}))
+    if config.float32_precision:
+        # Detectron2's main branch does this itself, 0.6 does not.
+        torch.set_float32_matmul_precision(config.float32_precision)
+    setup_logger(config.output_dir, distributed_rank=comm.get_rank(), name="mrcnn_plugin")
+    if comm.is_main_process():
+        save_config(config)
+        save_metadata(dataset_metadata(config), os.path.join(config.output_dir, "metadata.json"))
+    logger.info(" ".join([f"Config: {config.path}", *args.opts]))
+    if changed:
+        logger.warning("Resumed with a config that has changed:\n  " + "\n  ".join(changed))
+
+
+def check_data(config: RunConfig, *, training: bool) -> None:
+    """Checks the annotations once, on rank 0, while the other processes wait; logs what they hold.
+
+    Args:
+        training: whether the training sets are used too.
+
+    Raises:
+        DatasetError: on every process, with what rank 0 found.
+    """
+    problem = None
+    if comm.is_main_process():
+        try:
+            _check_data(config, training)
+        except DatasetError as error:
+            problem = str(error)
+    problem = comm.all_gather(problem)[0]
+    if problem is not None:
+        raise DatasetError(problem)
+
+
+def _check_data(config: RunConfig, training: bool) -> None:
+    expected = dataclasses.asdict(config.expected_of_data())
+    test = [name for name in config.test_names if not (training and name in config.train_names)]
+    sets = [("Training", config.train_names if training else []), ("Test", test)]
+    for kind, names in sets:
+        if names:
+            report = check_datasets(names, training=kind == "Training", **expected)
+            logger.info(f"{kind} data:\n{report}")
