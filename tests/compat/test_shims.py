@@ -196,13 +196,13 @@ def test_a_shim_needs_both_a_source_that_uses_it_and_a_library_that_lacks_it(nam
 
     for missing in (True, False):
         changed = dataclasses.replace(original, missing=lambda missing=missing: missing)
-        monkeypatch.setattr(compat, "SHIMS", (changed,))
+        monkeypatch.setattr(import_hook, "SHIMS", (changed,))
         wanted = [changed] if missing else []
         assert import_hook.shims_for(original.modules[0], str(with_problem)) == wanted
         assert import_hook.shims_for(original.modules[0], str(without)) == []
 
 
-def test_a_module_imported_before_the_plugin_is_mended_too(tmp_path):
+def test_a_module_imported_before_the_plugin_is_repaired_too(tmp_path):
     package = fake_detectron2(
         tmp_path,
         {
