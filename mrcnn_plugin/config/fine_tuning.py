@@ -47,12 +47,14 @@ class FineTuning:
         device: "cpu", or what begins with "cuda".
         epochs: None chooses.
         batch_size: images per iteration; None chooses.
+        anchors: how many sizes of anchors each feature map has.
     """
 
     summary: CocoSummary
     device: str
     epochs: float | None = None
     batch_size: int | None = None
+    anchors: tuple[int, ...] = (1, 1, 1, 1, 1)
 
     def choices(self) -> Iterator[Choice]:
         """Every setting, in the order in which the table of a run shows them."""
@@ -105,11 +107,13 @@ class FineTuning:
         if not self.summary.relative_sizes:
             return
         low, high = self._object_size(5), self._object_size(95)
-        # Five levels double the size four times: their middle is that of the objects, on a log scale.
-        finest = max(4, round(2 ** ((math.log2(low) + math.log2(high)) / 2 - 2)))
+        # Each size is twice the one before: their middle is that of the objects, on a log scale.
+        middle = (math.log2(low) + math.log2(high)) / 2
+        finest = max(4, round(2 ** (middle - (sum(self.anchors) - 1) / 2)))
+        sizes = (finest * 2**octave for octave in range(sum(self.anchors)))
         yield Choice(
             "model.proposal_generator.anchor_generator.sizes",
-            [[finest * 2**level] for level in range(5)],
+            [[next(sizes) for _ in range(count)] for count in self.anchors],
             f"90% of the objects are {low:.0f} to {high:.0f} pixels in the input",
         )
 

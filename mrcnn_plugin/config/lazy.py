@@ -95,7 +95,9 @@ class LazyRunConfig(RunConfig):
             return []
         held_out = self._hold_out() if recipe else []
         batch_size = self.batch_size if self._is_overridden(self.keys.batch_size) or not recipe else None
-        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size)
+        sizes = self._get("model.proposal_generator.anchor_generator.sizes", ())
+        anchors = tuple(len(level) for level in sizes)
+        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors)
         choices = [*held_out, *tuning.choices()] if recipe else [tuning.iterations()]
         applied = [self._choose(choice) for choice in choices]
         self._read()
