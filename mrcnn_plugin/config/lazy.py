@@ -19,7 +19,7 @@ from mrcnn_plugin.errors import ConfigError, DatasetError
 
 from .fine_tuning import Choice, FineTuning
 from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
-from .valid_keys import accepts, lazy_keys, nearest, unknown_key
+from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
 SECTIONS = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
@@ -135,12 +135,16 @@ class LazyRunConfig(RunConfig):
 
     def _choose(self, choice: Choice) -> Choice | None:
         """Sets a key unless the command line has; None where the config has no place for it."""
-        parent, _, name = choice.key.rpartition(".")
-        node = self._get(parent)
-        if node is None:
-            return None
         if self._is_overridden(choice.key):
             return Choice(choice.key, self._get(choice.key), "given")
+        parent, _, name = choice.key.rpartition(".")
+        node = self._get(parent)
+        try:
+            check_key(self.raw, choice.key)
+        except ConfigError:
+            return None
+        if node is None:
+            return None
         OmegaConf.update(node, name, choice.value, merge=False, force_add=True)
         return choice
 
