@@ -98,10 +98,10 @@ class LazyRunConfig(RunConfig):
         sizes = self._get("model.proposal_generator.anchor_generator.sizes", ())
         anchors = tuple(len(level) for level in sizes)
         tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors)
-        choices = [*held_out, *tuning.choices()] if recipe else [tuning.iterations()]
-        applied = [self._choose(choice) for choice in choices]
+        choices = tuning.choices() if recipe else [tuning.iterations()]
+        chosen = [choice for choice in map(self._choose, choices) if choice is not None]
         self._read()
-        return [choice for choice in applied if choice is not None]
+        return [*held_out, *chosen]
 
     def _hold_out(self) -> list[Choice]:
         """A part of the training set to test on, where the config names no test set."""
