@@ -10,6 +10,7 @@ from .mask_head import FCNMaskHead, MLPMaskHead, SoftmaxMaskHead
 from .poolers import ROIPooler
 from .rcnn import MaskRCNN, returning_masks_as
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
+from .timm_backbone import TimmBackbone, timm_normalization
 
 __all__ = [
     "FCNMaskHead",
@@ -20,6 +21,8 @@ __all__ = [
     "OneHotKeypointHead",
     "ROIPooler",
     "SoftmaxMaskHead",
+    "TimmBackbone",
     "add_config",
     "returning_masks_as",
+    "timm_normalization",
 ]
