@@ -9,6 +9,7 @@ from .keypoint_head import OneHotKeypointHead
 from .mask_head import FCNMaskHead, MLPMaskHead, SoftmaxMaskHead
 from .poolers import ROIPooler
 from .rcnn import MaskRCNN, returning_masks_as
+from .rle_masks import RLEMasks
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
 from .timm_backbone import TimmBackbone, timm_normalization
 
@@ -19,6 +20,7 @@ __all__ = [
     "MaskRCNNC4ROIHeads",
     "MaskRCNNROIHeads",
     "OneHotKeypointHead",
+    "RLEMasks",
     "ROIPooler",
     "SoftmaxMaskHead",
     "TimmBackbone",
