@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
+  m.def("simd_level() -> str");
   m.def("heatmaps_to_keypoints(Tensor maps, Tensor rois) -> Tensor");
   m.def(
       "multi_level_roi_align(Tensor[] features, Tensor boxes, float[] scales, SymInt pooled_height, "

@@ -3,34 +3,17 @@
 //
 // Both axes are independent: the average over a bin's regular grid of bilinear samples is A_y * F * A_x^T,
 // and everything here speaks of one axis. Positions are double precision: in single precision, a coordinate
-// of a few hundred pixels is only good to some 1e-5, which would then be the error of the whole op.
+// of a few hundred pixels is only good to some 1e-5, which would then be the error of the whole op. Products
+// are rounded before a sum, so that the number of samples of a RoI and the level of a box are the same
+// everywhere.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MRCNN_HOST_DEVICE __host__ __device__ inline
-#else
-#define MRCNN_HOST_DEVICE inline
-#endif
+#include "common/numeric.h"
 
 namespace mrcnn_plugin {
-
-// a * b, rounded before anything is added to it. nvcc would fuse the two, and then the number of samples of a
-// RoI or the level of a box could differ between the devices, and between two copies of a kernel's code.
-template <typename F>
-MRCNN_HOST_DEVICE F rounded_product(F a, F b) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(F) == sizeof(float)) {
-    return __fmul_rn(a, b);
-  } else {
-    return __dmul_rn(a, b);
-  }
-#else
-  return a * b;
-#endif
-}
 
 // Offset into scales/features of the level that pools a box given in image pixels, clamped to the pyramid.
 // Box is the dtype of the boxes; each step rounds as Detectron2's assign_boxes_to_levels does.

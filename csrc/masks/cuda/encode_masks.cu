@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
   using Reduce = cub::BlockReduce<RleStats, kThreads>;
   __shared__ typename Reduce::TempStorage storage;
   const RleRuns runs = instance_runs(p, offsets, positions);
-  RleStats stats = {0, 0, {~0u, ~0u, 0, 0}};
+  RleStats stats = {0, 0, {}};
   for (int64_t run = threadIdx.x; run < runs.size(); run += kThreads) {
     stats.bytes += rle_length(runs.number(run));
     if (run % 2 == 1) {
@@ -175,13 +175,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x != 0) return;
   bytes[blockIdx.x] = stats.bytes;
   areas[blockIdx.x] = stats.area;
-  const RleBounds& b = stats.bounds;
-  int64_t* box = boxes + 4 * static_cast<int64_t>(blockIdx.x);
-  const bool any = stats.area > 0;
-  box[0] = any ? b.x0 : 0;
-  box[1] = any ? b.y0 : 0;
-  box[2] = any ? static_cast<int64_t>(b.x1) - b.x0 + 1 : 0;
-  box[3] = any ? static_cast<int64_t>(b.y1) - b.y0 + 1 : 0;
+  stats.bounds.write_xywh(boxes + 4 * static_cast<int64_t>(blockIdx.x));
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -1,23 +1,20 @@
 // The CPU kernels of RoIAlign: what one thread does for one RoI and a block of channels. They are compiled
-// once for each instruction set (roi_align_avx512.cpp, ...) and chosen at run time.
+// for every instruction set.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
-#include <type_traits>
 
+#include "common/cpu/simd_level.h"
+#include "common/numeric.h"
 #include "roi_align/cpu/plan.h"
 
 namespace mrcnn_plugin {
 
 using Half = c10::Half;
 using BFloat16 = c10::BFloat16;
-
-// Halves are summed in single precision.
-template <typename T>
-using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // A map (N, C, height, width) with strides in elements; `end` is one past its last element in memory.
 template <typename T>
@@ -34,7 +31,7 @@ struct MapView {
 
 template <typename T>
 struct RoIAlignKernels {
-  using A = Accumulate<T>;
+  using A = Accumulator<T>;
 
   // Numbers in a vector register, for which the plans of NCHW maps must be packed; 0: not packed.
   int lanes;
@@ -62,9 +59,9 @@ struct RoIAlignKernels {
   void (*store)(const A* from, int64_t count, T* to);
 };
 
-// The kernels for the processor that this runs on.
+// Defined for float, double, Half and BFloat16.
 template <typename T>
-const RoIAlignKernels<T>& roi_align_kernels();
+const RoIAlignKernels<T>& roi_align_kernels(SimdLevel level);
 
 // Numbers of scratch memory that each kernel needs.
 inline int64_t nchw_scratch(int64_t pooled_height, int64_t pooled_width, int64_t width) {

@@ -1,4 +1,4 @@
-// Backward kernels of average RoIAlign, channels last. roi_align_tiles.cuh says what gather and scatter are.
+// Backward kernels of average RoIAlign, channels last. tiles.cuh says what gather and scatter are.
 #pragma once
 
 #include "roi_align/cuda/tiles.cuh"
