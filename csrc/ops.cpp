@@ -1,4 +1,5 @@
-// Schemas of every operator. Kernels register themselves from <folder>/cpu/<op>.cpp and <folder>/cuda/<op>.cu.
+// Schemas of every operator. Kernels register themselves from <folder>/cpu/<op>.cpp and
+// <folder>/cuda/<op>.cu.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {

@@ -167,12 +167,12 @@ MRCNN_HOST_DEVICE_INLINE int ranked_index(uint64_t rank) {
   return static_cast<int>(0xffffffffu - static_cast<uint32_t>(rank));
 }
 
-// maps (N, K, H, W) and rois (N, 4), both float32.
+// maps (K, num_keypoints, H, W) and rois (K, 4), both float32.
 inline void check(const torch::stable::Tensor& maps, const torch::stable::Tensor& rois) {
   using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(maps.dim() == 4, "maps must have shape (N, K, H, W), got ", maps.dim(), " dimensions");
+  STD_TORCH_CHECK(maps.dim() == 4, "maps must have shape (K, num_keypoints, H, W), got ", maps.dim(), " dimensions");
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(0) == maps.size(0) && rois.size(1) == 4,
-                  "rois must have shape (N, 4) with N = ", maps.size(0), " as in maps, got ", rois.dim(),
+                  "rois must have shape (K, 4) with K = ", maps.size(0), " as in maps, got ", rois.dim(),
                   " dimensions of ", rois.numel(), " elements");
   STD_TORCH_CHECK(maps.scalar_type() == ScalarType::Float && rois.scalar_type() == ScalarType::Float,
                   "maps and rois must be float32");

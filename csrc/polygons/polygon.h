@@ -140,10 +140,10 @@ inline void check(const torch::stable::Tensor& coords, const torch::stable::Tens
                   "polygon_offsets must be a flat int64 tensor of at least one element");
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4 &&
                       (boxes.scalar_type() == ScalarType::Float || boxes.scalar_type() == ScalarType::Double),
-                  "boxes must have shape (N, 4) and dtype float32 or float64");
+                  "boxes must have shape (K, 4) and dtype float32 or float64");
   STD_TORCH_CHECK(instance_offsets.dim() == 1 && instance_offsets.scalar_type() == ScalarType::Long &&
                       instance_offsets.numel() == boxes.size(0) + 1,
-                  "instance_offsets must be a flat int64 tensor of N + 1 = ", boxes.size(0) + 1,
+                  "instance_offsets must be a flat int64 tensor of K + 1 = ", boxes.size(0) + 1,
                   " elements, got ", instance_offsets.numel());
   STD_TORCH_CHECK(mask_size >= 1 && mask_size <= kMaxMaskSize, "mask_size must be 1 to ", kMaxMaskSize,
                   ", got ", mask_size);

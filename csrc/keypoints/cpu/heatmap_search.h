@@ -211,7 +211,7 @@ inline float sum_exp(const float* values, int64_t count, float shift) {
   return total;
 }
 
-// Maps [begin, end) of (N * K, height, width) with rois (N, 4) to keypoints (N * K, 4).
+// Maps [begin, end) of (K * maps_per_roi, height, width) with rois (K, 4) to keypoints (K * maps_per_roi, 4).
 void decode_maps(Search& s, const float* maps, const float* rois, float* keypoints, int64_t begin,
                  int64_t end, int64_t maps_per_roi) {
   Axis x = {}, y = {};

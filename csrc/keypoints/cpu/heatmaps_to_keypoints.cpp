@@ -87,16 +87,16 @@ Tensor heatmaps_to_keypoints(const Tensor& maps, const Tensor& rois) {
   const auto decode = MRCNN_FOR_LEVEL(simd_level(), decode_maps);
   const auto inputs = torch::stable::contiguous(maps);
   const auto boxes = torch::stable::contiguous(rois);
-  const int64_t n = maps.size(0), k = maps.size(1);
-  Tensor keypoints = torch::stable::new_empty(maps, {n, k, 4});
-  if (n * k == 0) return keypoints;
+  const int64_t maps_per_roi = maps.size(1), count = maps.size(0) * maps_per_roi;
+  Tensor keypoints = torch::stable::new_empty(maps, {maps.size(0), maps_per_roi, 4});
+  if (count == 0) return keypoints;
   const float* map = inputs.const_data_ptr<float>();
   const float* roi = boxes.const_data_ptr<float>();
   float* out = keypoints.mutable_data_ptr<float>();
   const int height = static_cast<int>(maps.size(2)), width = static_cast<int>(maps.size(3));
-  torch::stable::parallel_for(0, n * k, 4, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
     Search search(height, width);
-    decode(search, map, roi, out, begin, end, k);
+    decode(search, map, roi, out, begin, end, maps_per_roi);
   });
   return keypoints;
 }

@@ -33,7 +33,7 @@ struct EncodeParameters {
   int32_t mask_height, mask_width, height, width;
   int32_t blocks_per_instance;
   float threshold;
-  // (N, width): the number of changes of each column of a region; later those of the columns before it.
+  // (K, width): the number of changes of each column of a region; later those of the columns before it.
   uint32_t* column_flips;
 };
 
