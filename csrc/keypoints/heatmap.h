@@ -170,7 +170,8 @@ MRCNN_HOST_DEVICE_INLINE int ranked_index(uint64_t rank) {
 // maps (K, num_keypoints, H, W) and rois (K, 4), both float32.
 inline void check(const torch::stable::Tensor& maps, const torch::stable::Tensor& rois) {
   using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(maps.dim() == 4, "maps must have shape (K, num_keypoints, H, W), got ", maps.dim(), " dimensions");
+  STD_TORCH_CHECK(maps.dim() == 4, "maps must have shape (K, num_keypoints, H, W), got ", maps.dim(),
+                  " dimensions");
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(0) == maps.size(0) && rois.size(1) == 4,
                   "rois must have shape (K, 4) with K = ", maps.size(0), " as in maps, got ", rois.dim(),
                   " dimensions of ", rois.numel(), " elements");

@@ -39,8 +39,8 @@ def heatmaps_to_keypoints(
         (K, num_keypoints, 4) x, y in image pixels; the logit at the peak; the score, exp(logit) over the sum
         of exp over the H x W map, not over the resampled one, so that scores of RoIs of different sizes
         compare (it can exceed 1). float64 where `maps` is, else float32: in half precision, coordinates are
-        off by pixels. All four are NaN for a RoI that is not finite, and for a map with a NaN or a logit beyond +-1e37.
-        A RoI longer than 16384 pixels is resampled to 16384.
+        off by pixels. All four are NaN for a RoI that is not finite, and for a map with a NaN or a logit
+        beyond +-1e37. A RoI longer than 16384 pixels is resampled to 16384.
 
     Raises:
         ValueError: wrong shape or device.

@@ -1,4 +1,4 @@
-"""Every CPU op at every instruction set of this machine: the same results, and a clear error for a bad one."""
+"""Every CPU op at every instruction set of this machine: equal results, and a clear error for a bad one."""
 
 import pytest
 import torch
