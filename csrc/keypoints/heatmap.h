@@ -31,8 +31,8 @@ MRCNN_HOST_DEVICE_INLINE float product(float a, float b) { return std::fma(a, b,
 // One side of a RoI on which the heatmap is resampled.
 struct Axis {
   int samples;       // pixels of the upsampled map
-  float scale;       // heatmap cells a pixel
-  float correction;  // image pixels a pixel: the RoI's real length over its ceiling
+  float scale;       // heatmap cells per pixel
+  float correction;  // image pixels per pixel: the RoI's real length over its ceiling
   float start;       // image coordinate of the RoI's edge
 };
 

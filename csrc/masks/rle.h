@@ -11,7 +11,7 @@
 
 namespace mrcnn_plugin {
 
-constexpr int kMaxRleCodeLength = 7;  // 33 bits and a sign, 5 a character
+constexpr int kMaxRleCodeLength = 7;  // 33 bits and a sign, 5 per character
 
 // The number that stands for the `index`-th run of a mask.
 MRCNN_HOST_DEVICE_INLINE int64_t rle_number(int64_t index, uint32_t run, uint32_t run_two_before) {

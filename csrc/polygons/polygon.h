@@ -43,7 +43,7 @@ struct Frame {
   }
 };
 
-// Mask cells an image pixel. Computed in the boxes' own type, as NumPy 2 does for Detectron2, except for
+// Mask cells per image pixel. Computed in the boxes' own type, as NumPy 2 does for Detectron2, except for
 // sides below 0.1, which are taken for 0.1.
 template <typename Box>
 MRCNN_HOST_DEVICE_INLINE double box_scale(Box side, int mask_size) {

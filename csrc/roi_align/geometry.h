@@ -48,7 +48,7 @@ MRCNN_HOST_DEVICE bool roi_is_valid(const Box* roi, int64_t batch_size) {
   return roi[0] > Box(-1) && roi[0] < Box(batch_size) && spread == Box(0);
 }
 
-// One axis of a RoI on its level, in feature pixels. `samples` is the number of samples a bin has along this
+// One axis of a RoI on its level, in feature pixels. `samples` is the number of samples per bin along this
 // axis; it is kept as a double because boxes may be astronomically large.
 struct RoIAxis {
   double start;
@@ -97,7 +97,7 @@ struct RoISamples {
 
 MRCNN_HOST_DEVICE RoISamples roi_samples(const RoIAxis& axis, int64_t bin, int64_t size) {
   RoISamples none{0.0, 0};
-  // With 1e15 samples a bin, the few that meet a map weigh nothing in the average.
+  // With 1e15 samples per bin, the few that meet a map weigh nothing in the average.
   if (!(axis.samples > 0 && axis.samples < 1e15)) return none;
   const double last = axis.samples - 1.0;
   const double begin = axis.start + rounded_product(double(bin), axis.bin_size);

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) count_flips_kernel(EncodeParameters 
   });
 }
 
-// One block an instance: column_flips becomes its exclusive sum, flips[instance] the total.
+// One block per instance: column_flips becomes its exclusive sum, flips[instance] the total.
 __global__ void __launch_bounds__(kThreads) scan_columns_kernel(EncodeParameters p, int64_t* flips) {
   using Scan = cub::BlockScan<uint32_t, kThreads>;
   __shared__ typename Scan::TempStorage storage;
@@ -156,7 +156,7 @@ struct MergeStats {
   }
 };
 
-// One block an instance: the length of its code, its area and its box.
+// One block per instance: the length of its code, its area and its box.
 __global__ void __launch_bounds__(kThreads)
     measure_runs_kernel(EncodeParameters p, const int64_t* offsets, const uint32_t* positions, int64_t* bytes,
                         int64_t* areas, int64_t* boxes) {

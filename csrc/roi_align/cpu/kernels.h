@@ -41,8 +41,8 @@ struct RoIAlignKernels {
   void (*pool_nchw)(const T* window, const T* end, int64_t channel_stride, int64_t row_stride,
                     int64_t channels, const RoIPlan<A>& plan, A* scratch, T* pooled);
 
-  // Its transpose for the rows [row_begin, row_end) of the RoI's window: adds to planes of `pitch` numbers a
-  // row. `planes` is the window's first pixel of row_begin; up to `lanes` pixels right of the window are
+  // Its transpose for the rows [row_begin, row_end) of the RoI's window: adds to planes of `pitch` numbers
+  // per row. `planes` is the window's first pixel of row_begin; up to `lanes` pixels right of the window are
   // touched.
   void (*spread_nchw)(const T* pooled_grad, int64_t channels, const RoIPlan<A>& plan, int32_t row_begin,
                       int32_t row_end, A* scratch, A* planes, int64_t plane_stride, int64_t pitch);

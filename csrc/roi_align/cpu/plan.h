@@ -62,7 +62,7 @@ struct BandMatrix {
   const A* weight = nullptr;
 };
 
-// A band as register shuffles, for `lanes` numbers a register: segment after segment, `taps` registers of
+// A band as register shuffles, for `lanes` numbers per register: segment after segment, `taps` registers of
 // indices and of weights, to be applied to the two registers of input at `offset`.
 struct ShuffleSegment {
   int32_t block;
@@ -130,7 +130,7 @@ std::vector<RoIPlace> place_rois(const Box* boxes, int64_t count, const RoIAlign
   return places;
 }
 
-// Builds plans; one builder a thread, as it keeps its working memory.
+// Builds plans; one builder per thread, as it keeps its working memory.
 template <typename A>
 class PlanBuilder {
  public:

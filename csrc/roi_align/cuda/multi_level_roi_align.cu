@@ -45,7 +45,7 @@ struct Forward {
   template <int V>
   void channels_last(const BandLayout& layout, int64_t bytes) const {
     const int64_t items = bins() * (p().channels / V);
-    // Three items a thread hide the cost of the bands; few RoIs are spread over more blocks instead.
+    // Three items per thread hide the cost of the bands; few RoIs are spread over more blocks instead.
     const int64_t parts = std::max(items / (3 * kForwardThreads), std::min(ceil_div(items, kForwardThreads),
                                                                            ceil_div(kBlocksWanted, rois())));
     const int64_t used = std::max<int64_t>(1, std::min(parts, INT_MAX / rois()));
