@@ -1,5 +1,3 @@
-import mrcnn_plugin
-
 from ..common.swin import SIZES, use_swin
 from .mask_rcnn_swin_T_FPN_3x import dataloader, lr_multiplier, model, optimizer, train
 
