@@ -12,8 +12,9 @@ from helpers.tiny_runs import start
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mrcnn_plugin.predict.predictor import argument_parser, find_images, image_ids, main
-from mrcnn_plugin.train import ConfigError
+from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.predict import argument_parser, main
+from mrcnn_plugin.predict.command_line import find_images, image_ids
 
 
 def predict(*arguments) -> int:
