@@ -120,3 +120,22 @@ def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec])
         sampling_ratio=head.POOLER_SAMPLING_RATIO,
         pooler_type=head.POOLER_TYPE,
     )
+
+
+def head_input_shape(
+    cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]
+) -> ShapeSpec | dict[str, ShapeSpec]:
+    """Shape of what `head`, as for `build_pooler`, sees: RoI features, or the maps if it has no POOLER_TYPE.
+
+    Raises:
+        ValueError: the maps that RoI features are pooled from differ in their channels.
+    """
+    shapes = {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
+    if not head.POOLER_TYPE:
+        return shapes
+    channels = {shape.channels for shape in shapes.values()}
+    if len(channels) != 1:
+        counts = {name: shape.channels for name, shape in shapes.items()}
+        raise ValueError(f"MODEL.ROI_HEADS.IN_FEATURES must have equally many channels, got {counts}")
+    side = head.POOLER_RESOLUTION
+    return ShapeSpec(channels=channels.pop(), height=side, width=side)

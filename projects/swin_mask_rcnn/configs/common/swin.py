@@ -5,7 +5,6 @@ from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 from mrcnn_plugin import model_zoo
 from mrcnn_plugin.configs.common.data.augmentations import resize
-from mrcnn_plugin.configs.common.data.constants import imagenet
 from mrcnn_plugin.configs.common.schedule import use_multi_step
 from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer
 
@@ -31,6 +30,7 @@ def use_swin_recipe(model, dataloader, optimizer, train):
         The learning rate's multiplier.
     """
     # ImageNet's weights expect RGB of unit deviation.
+    imagenet = model_zoo.get_config("common/data/constants.py").imagenet
     model.update(pixel_mean=imagenet.rgb_mean, pixel_std=imagenet.rgb_std, input_format="RGB")
     mapper = dataloader.train.mapper
     mapper.image_format = "RGB"
