@@ -25,7 +25,7 @@ def use_softmax_masks(model):
 
 
 def use_class_agnostic_masks(model):
-    """One mask a RoI, whatever its class: section 4.2, "Class-Specific vs. Class-Agnostic Masks"."""
+    """One mask per RoI, whatever its class: section 4.2, "Class-Specific vs. Class-Agnostic Masks"."""
     model.roi_heads.mask_head.num_classes = 1
 
 

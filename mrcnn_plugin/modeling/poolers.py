@@ -21,7 +21,7 @@ _ROI_ALIGN = {
     "ROIAlignV2Max": (True, "max"),
 }
 
-# What Table 2c compares it with, one module a level. RoIPool has no samples to average: it is a maximum.
+# What Table 2c compares it with, one module per level. RoIPool has no samples to average: it is a maximum.
 _QUANTIZED = {
     "ROIPool": lambda size, scale, _: ROIPool(size, scale),
     "ROIWarp": lambda size, scale, ratio: ROIWarp(size, scale, ratio, mode="avg"),
@@ -71,23 +71,23 @@ class ROIPooler(poolers.ROIPooler):
             box_lists: N Boxes, in pixels of the network's input.
 
         Returns:
-            (R, C, output height, output width), R boxes of all images, in order.
+            (K, C, output height, output width), K boxes of all images, in order.
         """
         if self.pooler_type not in _ROI_ALIGN:
             return super().forward(x, box_lists)
         if len(x) != len(self.scales):
-            raise ValueError(f"x must hold {len(self.scales)} feature maps, one a scale, got {len(x)}")
+            raise ValueError(f"x must hold {len(self.scales)} feature maps, one per scale, got {len(x)}")
         if len(box_lists) != x[0].shape[0]:
-            raise ValueError(f"box_lists must hold {x[0].shape[0]} Boxes, one an image, got {len(box_lists)}")
+            raise ValueError(f"box_lists must hold {x[0].shape[0]} Boxes, one per image, got {len(box_lists)}")
         rois = batch_boxes(box_lists) if box_lists else x[0].new_zeros((0, 5), dtype=torch.float32)
         return self.pool(list(x), rois)
 
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
-        """L maps (N, C, H_l, W_l) and boxes (R, 5), image index and xyxy, -> (R, C, height, width)."""
+        """L maps (N, C, H_l, W_l) and boxes (K, 5), image index and xyxy, -> (K, C, height, width)."""
         return self.align(x, rois)
 
     def align(self, x: list[Tensor], rois: Tensor, levels: Tensor | None = None) -> Tensor:
-        """The multi-level op with this pooler's options; `levels` (R,) int64 overrides the level choice."""
+        """The multi-level op with this pooler's options; `levels` (K,) int64 overrides the level choice."""
         aligned, mode = _ROI_ALIGN[self.pooler_type]
         return multi_level_roi_align(
             x,
@@ -107,7 +107,7 @@ class ROIPooler(poolers.ROIPooler):
 
 
 def batch_boxes(box_lists: list[Boxes]) -> Tensor:
-    """N Boxes -> (R, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
+    """N Boxes -> (K, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
     indices = [boxes.tensor.new_full((len(boxes), 1), i) for i, boxes in enumerate(box_lists)]
     return torch.cat([torch.cat(indices), torch.cat([boxes.tensor for boxes in box_lists])], dim=1)
 

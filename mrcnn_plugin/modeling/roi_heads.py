@@ -26,15 +26,15 @@ def with_visible_keypoints(instances: list[Instances]) -> list[Instances]:
 
     Args:
         instances: foreground proposals with `proposal_boxes` and, where annotated, `gt_keypoints`:
-            (R_i, K, 3), x and y in pixels and visibility.
+            (K_i, num_keypoints, 3), x and y in pixels and visibility.
     """
     selected = []
     for image in instances:
         if not image.has("gt_keypoints"):
             selected.append(image[:0])
             continue
-        x, y, visibility = image.gt_keypoints.tensor.unbind(dim=2)  # (R_i, K) each
-        x1, y1, x2, y2 = image.proposal_boxes.tensor[:, :, None].unbind(dim=1)  # (R_i, 1) each
+        x, y, visibility = image.gt_keypoints.tensor.unbind(dim=2)  # (K_i, num_keypoints) each
+        x1, y1, x2, y2 = image.proposal_boxes.tensor[:, :, None].unbind(dim=1)  # (K_i, 1) each
         inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
         selected.append(image[(inside & (visibility >= 1)).any(dim=1)])
     mean = sum(len(image) for image in selected) / max(len(selected), 1)

@@ -188,7 +188,7 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         return [x] * num_heads
 
     def mask_features(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor | dict[str, Tensor]:
-        """What a mask head sees: (R, C, H, W), or the maps themselves where there is no `mask_pooler`."""
+        """What a mask head sees: (K, C, H, W), or the maps themselves where there is no `mask_pooler`."""
         if self.mask_pooler is None:
             return {name: features[name] for name in self.mask_in_features}
         return self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
@@ -199,8 +199,8 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         """The boxes that a stage makes of its proposals, detached and within the image.
 
         Args:
-            predictions: class logits (R, K + 1) and class-agnostic deltas (R, 4), in the stage's weights.
-            proposals: N Instances with `proposal_boxes`, R in all.
+            predictions: class logits (K, num_classes + 1) and class-agnostic deltas (K, 4), in the stage's weights.
+            proposals: N Instances with `proposal_boxes`, K in all.
             stage: the stage that predicted them.
 
         Returns:
@@ -257,9 +257,9 @@ def average_masks(
     """Mean of the mask probabilities that several heads predict for the same detections.
 
     Args:
-        heads: mask heads in inference mode, which set `pred_masks`, (R_i, 1, M, M) probabilities.
-        inputs: one per head: RoI features (R, C, H, W).
-        instances: detections, R in all.
+        heads: mask heads in inference mode, which set `pred_masks`, (K_i, 1, M, M) probabilities.
+        inputs: one per head: RoI features (K, C, H, W).
+        instances: detections, K in all.
 
     Returns:
         `instances` with the mean as `pred_masks`.

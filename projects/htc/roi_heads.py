@@ -123,7 +123,7 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
         return losses
 
     def mask_features(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
-        """(R, C, H, W): RoI features, and semantic ones where there is the branch."""
+        """(K, C, H, W): RoI features, and semantic ones where there is the branch."""
         x = super().mask_features(features, boxes)
         if self.semantic_head is None:
             return x
