@@ -78,7 +78,8 @@ class ROIPooler(poolers.ROIPooler):
         if len(x) != len(self.scales):
             raise ValueError(f"x must hold {len(self.scales)} feature maps, one per scale, got {len(x)}")
         if len(box_lists) != x[0].shape[0]:
-            raise ValueError(f"box_lists must hold {x[0].shape[0]} Boxes, one per image, got {len(box_lists)}")
+            num_images = len(x[0])
+            raise ValueError(f"box_lists must hold {num_images} Boxes, one per image, got {len(box_lists)}")
         rois = batch_boxes(box_lists) if box_lists else x[0].new_zeros((0, 5), dtype=torch.float32)
         return self.pool(list(x), rois)
 

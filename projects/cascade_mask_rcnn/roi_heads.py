@@ -199,7 +199,8 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         """The boxes that a stage makes of its proposals, detached and within the image.
 
         Args:
-            predictions: class logits (K, num_classes + 1) and class-agnostic deltas (K, 4), in the stage's weights.
+            predictions: class logits (K, num_classes + 1) and class-agnostic deltas (K, 4), in the stage's
+                weights.
             proposals: N Instances with `proposal_boxes`, K in all.
             stage: the stage that predicted them.
 
