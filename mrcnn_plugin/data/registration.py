@@ -67,7 +67,7 @@ def register_shapes_set(name: str, root: str, kind: str, split: str) -> None:
 
 def as_names(names: str | Iterable[str] | None) -> list[str]:
     """The names of data sets as a list, from the forms that configs give them in."""
-    return [names] if isinstance(names, str) else list(names or ())
+    return [names] if names and isinstance(names, str) else list(names or ())
 
 
 def ensure_registered(names: str | Iterable[str]) -> None:

@@ -95,6 +95,9 @@ def test_schedule_of_what_is_given():
     settings = chosen(summary_of(images=10), epochs=2.5, batch_size=3)
     assert settings["train.max_iter"] == 9  # 25 images
     assert settings["dataloader.train.total_batch_size"] == 3
+    settings = chosen(summary_of(images=400), max_iter=80)
+    assert settings["lr_multiplier.warmup_length"] == 8 / 80
+    assert settings["train.eval_period"] == 20
 
 
 @pytest.mark.parametrize(
