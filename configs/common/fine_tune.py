@@ -14,8 +14,8 @@ from .data.coco import dataloader
 from .optim import AdamW as optimizer
 from .train import train
 
-# To be given: dataloader.train.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT. Without a test set a part of the
-# training set is held out.
+# To be given: dataloader.train.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT. Without a test set a part of
+# the training set is held out.
 dataloader.train.dataset.names = ""
 dataloader.test.dataset.names = ""
 

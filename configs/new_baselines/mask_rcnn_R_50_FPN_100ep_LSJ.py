@@ -1,6 +1,6 @@
 """From scratch for 100 epochs with large-scale jitter (arXiv 2012.07177), as Detectron2's new baselines."""
 
-from ..common.data.augmentations import flip, scale_jitter
+from ..common.data.augmentations import flip as _flip, scale_jitter
 from ..common.data.coco import dataloader
 from ..common.models.mask_rcnn_fpn import model
 from ..common.optim import SGD as optimizer
@@ -8,7 +8,7 @@ from ..common.schedule import use_multi_step
 from ..common.train import train
 
 # Images scaled by 0.1 to 2 of what fits 1024 x 1024, then cropped or padded to that.
-dataloader.train.mapper.augmentations = [*scale_jitter(1024), flip]
+dataloader.train.mapper.augmentations = [*scale_jitter(1024), _flip]
 dataloader.train.mapper.recompute_boxes = True
 dataloader.train.total_batch_size = 64
 

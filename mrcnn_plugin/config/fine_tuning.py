@@ -64,6 +64,7 @@ class FineTuning:
         yield from self._anchors()
         yield from self._schedule()
         yield from self._rois()
+        yield from self._masks()
         yield from self._sampler()
 
     @property
@@ -156,6 +157,11 @@ class FineTuning:
             yield Choice("dataloader.evaluator.max_dets_per_image", detections, reason)
         kept = [1000, max(300 if self._kind == "cpu" else 1000, 2 * detections)]
         yield Choice("model.proposal_generator.post_nms_topk", kept, "more proposals than detections")
+
+    def _masks(self) -> Iterator[Choice]:
+        if self.summary.rle_mask:
+            why = f"{self.summary.rle_mask} masks are RLE, not polygons"
+            yield Choice("dataloader.train.mapper.instance_mask_format", "bitmask", why)
 
     def _sampler(self) -> Iterator[Choice]:
         shares = {

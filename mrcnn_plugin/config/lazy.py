@@ -170,7 +170,13 @@ class LazyRunConfig(RunConfig):
             num_keypoints=self._get(f"{heads}.keypoint_head.num_keypoints"),
             needs_masks=self._get(f"{heads}.mask_head") is not None,
             mask_format=self._get("dataloader.train.mapper.instance_mask_format", "polygon"),
+            max_dets=self._max_dets(),
         )
+
+    def _max_dets(self) -> int | None:
+        """COCO's 100, unless the evaluator is told another number; the model may give fewer."""
+        topk = self._get("model.roi_heads.box_predictor.test_topk_per_image") or 100
+        return min(topk, self._get("dataloader.evaluator.max_dets_per_image") or 100)
 
     def _instantiate(self, key: str) -> Any:
         try:

@@ -128,6 +128,8 @@ def metadata_of(coco_categories: Iterable[dict]) -> dict:
         metadata["keypoint_names"] = names
         metadata["keypoint_flip_map"] = flip_map(names)
         metadata["keypoint_connection_rules"] = connection_rules(names, with_keypoints[0].get("skeleton", ()))
+        if with_keypoints[0].get("keypoint_sigmas"):
+            metadata["keypoint_oks_sigmas"] = tuple(with_keypoints[0]["keypoint_sigmas"])
     return metadata
 
 

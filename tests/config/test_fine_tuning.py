@@ -116,6 +116,13 @@ def test_rois_follow_the_number_of_instances(instances, expected):
     assert chosen(summary_of(instances=instances))[key] == expected
 
 
+def test_rle_masks_are_read_as_bitmasks():
+    key, summary = "dataloader.train.mapper.instance_mask_format", summary_of()
+    assert key not in chosen(summary)
+    summary.rle_mask = 1
+    assert chosen(summary)[key] == "bitmask"
+
+
 def test_rare_classes_are_repeated():
     key = "dataloader.train.sampler"
     assert key not in chosen(summary_of(classes={"a": 60, "b": 40}))
