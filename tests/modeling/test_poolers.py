@@ -66,9 +66,9 @@ def test_no_image():
 
 def test_wrong_arguments_are_named():
     pooler = ROIPooler(7, SCALES, 0, "ROIAlignV2")
-    with pytest.raises(ValueError, match="x must hold 4 feature maps, one a scale, got 3"):
+    with pytest.raises(ValueError, match="x must hold 4 feature maps, one per scale, got 3"):
         pooler(pyramid(1)[:3], random_boxes(1))
-    with pytest.raises(ValueError, match="box_lists must hold 1 Boxes, one an image, got 2"):
+    with pytest.raises(ValueError, match="box_lists must hold 1 Boxes, one per image, got 2"):
         pooler(pyramid(1), random_boxes(1, 1))
 
 

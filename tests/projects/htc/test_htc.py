@@ -229,7 +229,7 @@ class TestStages:
 
     def test_one_weight_a_stage(self):
         with pytest.raises(
-            ValueError, match=r"stage_loss_weights must hold 3 numbers, one a stage, got \[1\]"
+            ValueError, match=r"stage_loss_weights must hold 3 numbers, one per stage, got \[1\]"
         ):
             small_model("model.roi_heads.stage_loss_weights=[1]")
 

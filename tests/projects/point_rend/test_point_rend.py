@@ -61,7 +61,7 @@ class TestLabels:
     def test_errors(self):
         with pytest.raises(ValueError, match=r"must be BitMasks .* got PolygonMasks: .*\"bitmask\""):
             point_labels(PolygonMasks([]), torch.zeros(0, 7, 2))
-        with pytest.raises(ValueError, match="one row a mask, 2, got 3"):
+        with pytest.raises(ValueError, match="one row per mask, 2, got 3"):
             point_labels(BitMasks(torch.zeros(2, 4, 6)), torch.zeros(3, 7, 2))
 
 

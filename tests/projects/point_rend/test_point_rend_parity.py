@@ -164,3 +164,18 @@ def test_older_parameter_names_of_the_zoo_load(models):
     assert not result.unexpected_keys
     assert (target.roi_heads.mask_head.point_head.predictor.weight == 0.5).all()
     assert (target.roi_heads.mask_head.coarse_head.fc1.weight == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"ROI_MASK_HEAD.POINT_HEAD_ON": False}, "POINT_HEAD_ON must be True"),
+        (
+            {"POINT_HEAD.NAME": "ImplicitPointHead"},
+            "must be 'StandardPointHead'.*got 'ImplicitPointHead'",
+        ),
+    ],
+)
+def test_keys_of_other_point_heads_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        build({**OURS, **keys})
