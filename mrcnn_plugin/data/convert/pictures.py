@@ -90,7 +90,7 @@ class Picture:
 
         size: (width, height) of the picture that was annotated, None where the format does not say;
         orientation: "upright" or "stored" as the person knows it, or "auto": told by `size`, upright where
-        both fit; source: what names the annotations, for the DatasetError where the size is not the picture's.
+        both fit; source: what names the annotations in the DatasetError where the size is another.
         """
         if size is not None and size not in (self.size, self.stored_size):
             stored = f" (stored as {times(self.stored_size)})" if self.stored_size != self.size else ""
