@@ -1,4 +1,4 @@
-"""Small pictures whose instances are known: drawn, written in a format, and read back by Detectron2's loader."""
+"""Small pictures whose instances are known, and what Detectron2's loader makes of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Drawn:
     instances: list[tuple[str, np.ndarray]]
 
     def masks(self) -> list[tuple[str, np.ndarray]]:
-        """(class, (H, W) bool) of each instance: pixels whose centre is inside, by OpenCV at 16 times the size."""
+        """(class, (H, W) bool) of each instance: drawn by OpenCV at 16 times the size."""
         result = []
         for label, polygon in self.instances:
             large = np.zeros((16 * self.height, 16 * self.width), np.uint8)
@@ -56,7 +56,7 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
 
 
 def drawn_set() -> list[Drawn]:
-    """Three pictures with a subfolder, a space and letters beyond ASCII in their names; one without instances."""
+    """Three pictures, with a subfolder, a space and letters beyond ASCII in names; one has no instances."""
     triangle = np.array([[4.0, 30.0], [28.5, 33.25], [17.75, 6.5]])
     return [
         Drawn("first.png", 64, 48, [("cat", rectangle(5, 6, 25, 36)), ("dog", rectangle(30, 10, 60, 40))]),

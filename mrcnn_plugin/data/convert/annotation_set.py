@@ -120,6 +120,11 @@ class AnnotationSet:
         entry = {"id": own, "image_id": image_id, "category_id": category_id, "iscrowd": 0}
         self.annotations.append(entry | {key: value for key, value in fields.items() if key != "id"})
 
+    def leave_out(self, reason: str, names: Iterable[object]) -> None:
+        """Name what was left out."""
+        for name in names:
+            self.skipped[reason].append(str(name))
+
     def read_picture(self, path: Path, options: Options, content: bytes | None = None) -> Picture | None:
         """`pictures.read_picture`; None, with a name in `skipped`, for one that `skip_missing` lets pass."""
         try:

@@ -111,10 +111,8 @@ class Instance:
                 f"has the segmentation {short(value)}, expected polygons [[x, y, ...], ...] or RLE; fix it"
             )
         whole = [polygon for polygon in value if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        dropped = len(value) - len(whole)
-        self.found.skipped["polygons of fewer than 3 points, or of an odd count of numbers"] += [
-            self.where
-        ] * dropped
+        dropped = [self.where] * (len(value) - len(whole))
+        self.found.leave_out("polygons of fewer than 3 points, or of an odd count of numbers", dropped)
         return whole or None
 
     def checked_rle(self, rle: dict) -> dict:

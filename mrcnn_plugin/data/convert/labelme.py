@@ -25,7 +25,7 @@ from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import DEFAULTS, AnnotationSet, Options, absolute, named_categories, progress
 from .masks import decode_segmentation, segment_mask, segment_polygons
-from .pictures import Picture, Turn, list_pictures, one_line, require_folder
+from .pictures import Picture, Turn, list_files, list_pictures, one_line, require_folder
 
 LAYOUT = "pictures and LabelMe's JSON files"
 #: A circle's polygon stays within this many pixels of it.
@@ -59,7 +59,7 @@ def read_labelme(source: str | os.PathLike, options: Options = DEFAULTS) -> Anno
     root = require_folder(absolute(source), f"expected {LAYOUT}")
     found = AnnotationSet(root)
     instances = []
-    for path in progress(sorted(root.rglob("*.json")), f"reading {root.name}"):
+    for path in progress(list_files(root, is_annotation), f"reading {root.name}"):
         content = read_json(path)
         if not isinstance(content, dict) or "shapes" not in content:
             found.skipped["JSON files without shapes, not LabelMe's"].append(str(path))
@@ -69,9 +69,8 @@ def read_labelme(source: str | os.PathLike, options: Options = DEFAULTS) -> Anno
         if added is not None:
             instances += file.instances(*added, found, options)
     used = {absolute(picture.path) for picture in found.pictures.values()}
-    found.skipped["pictures without a JSON file, not annotated"] += [
-        str(path) for path in list_pictures(root) if path not in used
-    ]
+    others = (path for path in list_pictures(root) if path not in used)
+    found.leave_out("pictures without a JSON file, not annotated", others)
     add_instances(instances, found, options)
     return found.require_pictures(LAYOUT)
 
@@ -85,6 +84,10 @@ def add_instances(instances: list[tuple], found: AnnotationSet, options: Options
         if label not in ids:
             raise DatasetError(f"{name}: not one of the --classes {', '.join(names)}; add it there")
         found.add_instance(image_id, ids[label], fields, name)
+
+
+def is_annotation(name: str) -> bool:
+    return name.lower().endswith(".json") and not name.startswith(".")
 
 
 class LabelMeFile:

@@ -23,7 +23,7 @@ from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import DEFAULTS, AnnotationSet, Options, absolute, named_categories, progress
 from .masks import segment_mask
-from .pictures import list_pictures, read_binary_mask, read_instance_ids, require_folder
+from .pictures import list_pictures, read_binary_mask, read_instance_ids, require_folder, walk
 
 NO_MASKS = "pictures without masks, not annotated"
 DSB2018_LAYOUT = "folders with images/ (one picture) and masks/ (one PNG an instance) in each"
@@ -38,7 +38,7 @@ def read_dsb2018(source: str | os.PathLike, options: Options = DEFAULTS) -> Anno
     """
     root = require_folder(absolute(source), f"expected {DSB2018_LAYOUT}")
     found = AnnotationSet(root, named_categories(one_class(options, "nucleus", root)))
-    folders = [Path(parent) for parent, inner, _ in os.walk(root, followlinks=True) if "images" in inner]
+    folders = [folder for folder, inner, _ in walk(root) if "images" in inner]
     for folder in progress(sorted(folders), f"reading {root.name}"):
         pictures = list_pictures(folder / "images")
         if len(pictures) != 1:
@@ -95,7 +95,7 @@ def read_pennfudan(
         for instance, mask in instance_masks(ids if turn is None else turn.mask(ids)):
             fields = segment_mask(mask, options.masks)
             found.add_instance(image_id, 1, fields, f"{mask_path} id {instance}")
-    found.skipped["masks without a picture"] += map(str, sorted(mask_of.values()))
+    found.leave_out("masks without a picture", sorted(mask_of.values()))
     return found.require_pictures(layout)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,13 +143,27 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """os.walk in order, through links, but into no folder twice; hidden folders left out."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(parent), folders, sorted(names)
+
+
+def list_files(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """The files of a folder and its subfolders whose names are wanted, sorted."""
+    return sorted(parent / name for parent, _, names in walk(folder) for name in names if wanted(name))
+
+
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures in a folder and its subfolders, sorted; hidden ones left out."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if is_picture(name)]
-    return sorted(found)
+    return list_files(folder, is_picture)
 
 
 def is_picture(name: str) -> bool:

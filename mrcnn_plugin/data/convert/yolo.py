@@ -50,7 +50,7 @@ def read_yolo(source: str | os.PathLike, options: Options = DEFAULTS) -> Annotat
                 read_label(label, picture, image_id, found, options)
     for folder in sorted(label_folders):
         others = set(folder.rglob("*.txt")) - seen if folder.name == "labels" else ()
-        found.skipped["label files without a picture"] += map(str, sorted(others))
+        found.leave_out("label files without a picture", sorted(others))
     return found.require_pictures(LAYOUT)
 
 

@@ -75,8 +75,8 @@ def only(tmp_path, first):
     return only
 
 
-def masks_of(root, tmp_path, options=Options()):  # noqa: B008
-    written = write_coco(read_labelme(root, options), tmp_path / "masks.json", overwrite=True)
+def masks_of(root, tmp_path, options=None):
+    written = write_coco(read_labelme(root, options or Options()), tmp_path / "masks.json", overwrite=True)
     return load(name_of(written))["first.png"][1]
 
 
@@ -259,10 +259,10 @@ def test_malformed_files(tmp_path, first):
         read_labelme(tmp_path, Options(skip_missing=True))
     save_picture(tmp_path / first.name, first.pixels())
     write_json(tmp_path, first, [], imageWidth=99)
-    with pytest.raises(DatasetError, match="first.json: made for a picture of 99 x 48 pixels"):
+    with pytest.raises(DatasetError, match=r"first.json: made for a picture of 99 x 48 pixels"):
         read_labelme(tmp_path)
     write_json(tmp_path, first, [], imagePath=None)
-    with pytest.raises(DatasetError, match='first.json: has no "imagePath"'):
+    with pytest.raises(DatasetError, match=r'first.json: has no "imagePath"'):
         read_labelme(tmp_path)
     path.write_text('{"shapes": [')
     with pytest.raises(DatasetError, match=r"first.json:1:13: malformed JSON"):

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from helpers.drawn_annotations import save_picture, stored_array
+from helpers.drawn_annotations import save_picture
 from PIL import Image, ImageOps
 
 from mrcnn_plugin.data.convert.pictures import (
@@ -60,9 +60,11 @@ def test_the_annotated_size_tells_the_orientation(tmp_path, pixels):
     assert picture.turn_of(None, "stored", "a.json") == picture.turn
     assert picture.is_ambiguous(None)
     assert not picture.is_ambiguous((5, 8))
-    with pytest.raises(DatasetError, match=r"^a.json: made for a picture of 9 x 5 .*a.png has 8 x 5 \(stored"):
+    with pytest.raises(
+        DatasetError, match=r"^a.json: made for a picture of 9 x 5 .*a.png has 8 x 5 \(stored"
+    ):
         picture.turn_of((9, 5), "auto", "a.json")
-    with pytest.raises(DatasetError, match="made for 5 x 8 pixels, but the upright .* has 8 x 5"):
+    with pytest.raises(DatasetError, match=r"made for 5 x 8 pixels, but the upright .* has 8 x 5"):
         picture.turn_of((5, 8), "upright", "a.json")
 
 
@@ -128,7 +130,7 @@ def test_cut_masks_are_named(tmp_path):
     path = tmp_path / "mask.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DatasetError, match="mask.png: cannot be read as a mask"):
+    with pytest.raises(DatasetError, match=r"mask.png: cannot be read as a mask"):
         read_binary_mask(path)
 
 
@@ -143,3 +145,10 @@ def test_listing_goes_into_subfolders_but_not_into_hidden_ones(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     assert list_pictures(tmp_path) == [tmp_path / "b.PNG", tmp_path / "in/a.jpg"]
+
+
+def test_links_in_a_circle_are_followed_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.png").touch()
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    assert list_pictures(tmp_path) == [tmp_path / "a/b.png"]

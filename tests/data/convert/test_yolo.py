@@ -165,7 +165,7 @@ def test_nothing_there(tmp_path):
         read_yolo(tmp_path)
     for name in ("a.yaml", "b.yml"):
         (tmp_path / name).write_text("names: [a]")
-    with pytest.raises(DatasetError, match="which of a.yaml, b.yml"):
+    with pytest.raises(DatasetError, match=r"which of a.yaml, b.yml"):
         read_yolo(tmp_path)
     (tmp_path / "b.yml").unlink()
     (tmp_path / "images").mkdir()
