@@ -21,8 +21,9 @@ def read_coco(sources: Sequence[str | os.PathLike], options: Options = DEFAULTS)
     """Read one or more COCO JSON files as one.
 
     sources: each JSON:IMAGE_ROOT, with or without `coco:` before it; without an image root images/ beside the
-    JSON where that is, else its folder. Categories are the same where their names are; ids are kept where
-    they are free, the first file's first. What is missing of width, height, area, bbox, iscrowd and ids is
+    JSON where that is, else its folder. Categories are the same where their names are, pictures where their
+    files are, annotations where mask and box are; ids are kept where they are free, the first file's first.
+    What is missing of width, height, area, bbox, iscrowd and ids is
     added; all other fields are kept. Raises DatasetError.
     """
     files = [CocoFile(*split_source(os.fspath(source))) for source in sources]
@@ -87,7 +88,7 @@ class CocoFile:
     def add_categories(self, found: AnnotationSet, ids: Ids) -> dict[object, int]:
         """Add those whose names are new; file's category id -> id."""
         names = Counter(entry.get("name") for entry in self.content["categories"])
-        known = {category["name"]: category["id"] for category in found.categories}
+        known = {category["name"]: category for category in found.categories}
         result = {}
         for index, entry in enumerate(self.content["categories"]):
             name, own = entry.get("name"), as_id(entry.get("id"))
@@ -97,13 +98,14 @@ class CocoFile:
                 what = f"are called {name!r}" if names[name] > 1 else f"have the id {own}"
                 raise self.error(f"two categories {what}; rename or remove one of them")
             if name not in known:
-                known[name] = ids.take(own)
-                found.categories.append(entry | {"id": known[name]})
-            if known[name] != own:
+                known[name] = entry | {"id": ids.take(own)}
+                found.categories.append(known[name])
+            complete(known[name], entry)
+            result[own] = known[name]["id"]
+            if result[own] != own:
                 found.notes["categories with another id than in their file"].append(
-                    f"{self.path} {name!r} {own} -> {known[name]}"
+                    f"{self.path} {name!r} {own} -> {result[own]}"
                 )
-            result[own] = known[name]
         return result
 
     def add_images(self, found: AnnotationSet, options: Options) -> dict[object, tuple | None]:
@@ -150,13 +152,19 @@ class CocoFile:
             found.add_instance(image_id, categories[category], fields | {"id": as_id(entry.get("id"))}, where)
 
 
+def complete(entry: dict, other: dict) -> None:
+    """Add what only the other entry of the same thing has: keypoints, beside instances in another file."""
+    for key, value in other.items():
+        entry.setdefault(key, value)
+
+
 class RepeatedAnnotations:
-    """Tells annotations that former files had already, of pictures that both list."""
+    """Annotations that former files had already, of pictures that both list."""
 
     def __init__(self, found: AnnotationSet) -> None:
         self.found = found
         self.former = {
-            self.key(entry["image_id"], entry["category_id"], entry) for entry in found.annotations
+            self.key(entry["image_id"], entry["category_id"], entry): entry for entry in found.annotations
         }
 
     @staticmethod
@@ -164,9 +172,12 @@ class RepeatedAnnotations:
         return image_id, category_id, repr(fields.get("bbox")), repr(fields.get("segmentation"))
 
     def holds(self, image_id: int, category_id: int, fields: dict, where: str) -> bool:
-        if self.key(image_id, category_id, fields) not in self.former:
+        """Whether there is one of the same mask and box, which then gets the fields that it lacks."""
+        former = self.former.get(self.key(image_id, category_id, fields))
+        if former is None:
             return False
-        self.found.skipped["annotations that an earlier file has as well"].append(where)
+        complete(former, fields)
+        self.found.notes["annotations that an earlier file has as well, taken together"].append(where)
         return True
 
 

@@ -119,7 +119,24 @@ def test_a_picture_that_two_files_list_gets_the_annotations_of_both(tmp_path):
     found = read_coco([path, other])
     assert len(found.images) == 1
     assert [entry["category_id"] for entry in found.annotations] == [4, 9, 4]
-    assert found.skipped == {"annotations that an earlier file has as well": [f"{other} annotation 1"]}
+    assert not found.skipped
+    assert found.notes["annotations that an earlier file has as well, taken together"] == [
+        f"{other} annotation 1"
+    ]
+
+
+def test_keypoints_join_the_masks_of_another_file(tmp_path):
+    """As COCO's own instances and person_keypoints files have the same people."""
+    first, *_ = drawn_set()
+    path = write_set(tmp_path / "a", [first])
+    dataset = coco_of([first])
+    dataset["categories"] = [dataset["categories"][0] | {"keypoints": ["tip"], "skeleton": []}]
+    dataset["annotations"] = [dataset["annotations"][0] | {"keypoints": [7, 8, 2], "num_keypoints": 1}]
+    other = tmp_path / "a/keypoints.json"
+    other.write_text(json.dumps(dataset))
+    found = read_coco([path, other])
+    assert [entry.get("keypoints") for entry in found.annotations] == [[7, 8, 2], None]
+    assert [category.get("keypoints") for category in found.categories] == [["tip"], None]
 
 
 def test_ids_of_text_and_clashing_ones(tmp_path):
