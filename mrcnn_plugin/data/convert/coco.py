@@ -169,7 +169,7 @@ class RepeatedAnnotations:
 
     @staticmethod
     def key(image_id: int, category_id: int, fields: dict) -> tuple:
-        return image_id, category_id, repr(fields.get("bbox")), repr(fields.get("segmentation"))
+        return image_id, category_id, hashable(fields.get("bbox")), hashable(fields.get("segmentation"))
 
     def holds(self, image_id: int, category_id: int, fields: dict, where: str) -> bool:
         """Whether there is one of the same mask and box, which then gets the fields that it lacks."""
@@ -179,6 +179,13 @@ class RepeatedAnnotations:
         complete(former, fields)
         self.found.notes["annotations that an earlier file has as well, taken together"].append(where)
         return True
+
+
+def hashable(value: object) -> object:
+    """JSON's lists and objects as tuples, in which 0 and 0.0 are the same."""
+    if isinstance(value, dict):
+        return tuple((key, hashable(inner)) for key, inner in sorted(value.items()))
+    return tuple(map(hashable, value)) if isinstance(value, list) else value
 
 
 def as_id(value: object) -> int | str | None:

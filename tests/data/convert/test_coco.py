@@ -128,10 +128,13 @@ def test_a_picture_that_two_files_list_gets_the_annotations_of_both(tmp_path):
 def test_keypoints_join_the_masks_of_another_file(tmp_path):
     """As COCO's own instances and person_keypoints files have the same people."""
     first, *_ = drawn_set()
-    path = write_set(tmp_path / "a", [first])
     dataset = coco_of([first])
+    # COCO's own files write one number as 5 here and as 5.0 there.
+    dataset["annotations"][0]["bbox"] = [5, 6, 20, 30]
+    path = write_set(tmp_path / "a", [first], dataset)
     dataset["categories"] = [dataset["categories"][0] | {"keypoints": ["tip"], "skeleton": []}]
-    dataset["annotations"] = [dataset["annotations"][0] | {"keypoints": [7, 8, 2], "num_keypoints": 1}]
+    more = {"bbox": [5.0, 6.0, 20.0, 30.0], "keypoints": [7, 8, 2], "num_keypoints": 1}
+    dataset["annotations"] = [dataset["annotations"][0] | more]
     other = tmp_path / "a/keypoints.json"
     other.write_text(json.dumps(dataset))
     found = read_coco([path, other])
