@@ -87,7 +87,7 @@ class CocoFile:
 
     def add_categories(self, found: AnnotationSet, ids: Ids) -> dict[object, int]:
         """Add those whose names are new; file's category id -> id."""
-        names = Counter(entry.get("name") for entry in self.content["categories"])
+        names = Counter(str(entry.get("name")) for entry in self.content["categories"])
         known = {category["name"]: category for category in found.categories}
         result = {}
         for index, entry in enumerate(self.content["categories"]):

@@ -8,7 +8,7 @@ from mrcnn_plugin.data.coco_summary import is_finite, short
 from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import EMPTY_MASKS, AnnotationSet, Options
-from .masks import decode_segmentation, segment_mask, segment_polygons
+from .masks import decode_segmentation, reaches_far, segment_mask, segment_polygons
 from .pictures import Picture, Turn, times
 
 IDENTIFIERS = ("id", "image_id", "category_id", "ignore")
@@ -141,6 +141,8 @@ class Instance:
             # Crowds are RLE in COCO, and a file's RLE stays one unless polygons are requested.
             return segment_mask(mask, "polygon" if form == "polygon" and not self.crowd else "rle")
         polygons = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+        if any(reaches_far(polygon, height, width) for polygon in polygons):
+            raise self.error(f"lies far outside of its picture of {times(self.frame)} pixels; correct it")
         if self.turn is not None:
             polygons = [self.turn.points(polygon) for polygon in polygons]
         return segment_polygons(polygons, self.picture.height, self.picture.width, form)

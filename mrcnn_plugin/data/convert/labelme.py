@@ -24,7 +24,7 @@ from mrcnn_plugin.data.coco_summary import read_json
 from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import DEFAULTS, AnnotationSet, Options, absolute, named_categories, progress
-from .masks import decode_segmentation, segment_mask, segment_polygons
+from .masks import decode_segmentation, reaches_far, segment_mask, segment_polygons
 from .pictures import Picture, Turn, list_files, list_pictures, one_line, require_folder
 
 LAYOUT = "pictures and LabelMe's JSON files"
@@ -160,6 +160,8 @@ class LabelMeFile:
             if part is None:
                 continue
             label, group = shape["label"], shape.get("group_id")
+            if not isinstance(group, (int, str, type(None))):
+                raise self.error(f"shapes[{number}] {label!r} has no group_id of a number; set it in LabelMe")
             key = (label, number, None) if group is None else (label, None, group)
             groups[key].append(part.turned(turn))
             labels.setdefault(key, f"{self.path} shapes[{number}] {label!r}")
@@ -179,6 +181,8 @@ class LabelMeFile:
             return None
         kind = shape.get("shape_type") or "polygon"
         points = self.points(shape.get("points"), where)
+        if reaches_far(points, frame.height, frame.width):
+            raise self.error(f"{where} lies far outside of the picture; draw it anew in LabelMe")
         if kind == "mask":
             return Part(mask=self.mask(shape.get("mask"), points, where, frame))
         if kind == "polygon" and len(points) >= 3:

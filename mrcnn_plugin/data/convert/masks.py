@@ -15,6 +15,13 @@ import pycocotools.mask as mask_util
 FORMS = ("auto", "polygon", "rle")
 # Below this IoU with the mask its polygons are not used by the form "auto".
 MIN_IOU = 0.99
+# Polygons may leave the picture, but not by more than this many times its longer side.
+MAX_REACH = 10
+
+
+def reaches_far(polygon: np.ndarray, height: int, width: int) -> bool:
+    """Whether (P, 2) x, y is so far outside that it is a mistake; pycocotools would hold each step there."""
+    return bool(np.abs(polygon).max(initial=0) > MAX_REACH * max(height, width))
 
 
 def segment_polygons(

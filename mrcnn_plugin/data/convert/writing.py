@@ -5,12 +5,12 @@ from __future__ import annotations
 import filecmp
 import json
 import os
-import random
 import shutil
 from collections import defaultdict
 from pathlib import Path
 
 from mrcnn_plugin.atomic_files import replacing, write_atomically
+from mrcnn_plugin.data.split import choose
 from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import AnnotationSet, absolute, progress
@@ -100,9 +100,7 @@ def draw_split(
     if len(ids) < 2:
         raise DatasetError(f"{annotations.root}: one picture cannot be split; leave out --val")
     _, names = relative_names(annotations)
-    shuffled = sorted(ids, key=lambda image_id: names[image_id])
-    random.Random(seed).shuffle(shuffled)
-    held_out = set(shuffled[: min(max(round(fraction * len(ids)), 1), len(ids) - 1)])
+    held_out = choose(sorted(ids, key=lambda image_id: names[image_id]), fraction, seed)
     return {
         "train": [image_id for image_id in ids if image_id not in held_out],
         "val": [image_id for image_id in ids if image_id in held_out],

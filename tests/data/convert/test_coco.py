@@ -188,6 +188,7 @@ def test_left_out_annotations_are_named(tmp_path):
         (lambda d: d.pop("categories"), 'has no list of objects "categories"'),
         (lambda d: d.update(images=[1]), 'has no list of objects "images"'),
         (lambda d: d["categories"][0].pop("name"), r'categories\[0\] needs an "id" and a "name"'),
+        (lambda d: d["categories"][0].update(name=[]), r'categories\[0\] needs an "id" and a "name"'),
         (lambda d: d["categories"][0].update(name="dog"), "two categories are called 'dog'"),
         (lambda d: d["categories"][0].update(id=9), "two categories have the id 9"),
         (lambda d: d["images"][1].pop("file_name"), r'images\[1\] needs an "id" and a "file_name"'),

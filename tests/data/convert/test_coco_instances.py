@@ -115,6 +115,7 @@ def test_a_tiny_mask_leaves_its_box(fields, found):
         ),
         ({"segmentation": RLE | {"counts": [40, 20]}}, "counts that do not add up to 30 x 20"),
         ({"segmentation": RLE | {"counts": [-40, 640]}}, "counts that do not add up"),
+        ({"segmentation": [[0, 0, 5, 0, 5, 1e300]]}, "lies far outside of its picture of 30 x 20"),
         ({"segmentation": RLE | {"counts": "12"}}, "counts that do not add up"),
         ({"segmentation": RLE | {"counts": "\x00"}}, "counts that do not add up"),
         ({"segmentation": RLE | {"counts": None}}, "counts that do not add up"),

@@ -235,6 +235,8 @@ def test_exif_rotated_pictures(tmp_path, first, orientation):
         ([{"points": []}], r'shapes\[0\] has no "label"'),
         (["cat"], r'shapes\[0\] has no "label"'),
         ({"a": 1}, '"shapes" must be a list'),
+        ([shape("cat", [[1, 1], [9, 2], [9, 9]], group=[1])], "has no group_id of a number"),
+        ([shape("cat", [[1, 1], [1e30, 2]], "circle")], "lies far outside of the picture"),
         ([shape("cat", [[1, 1], [2, 2]], "mask", mask="?")], "is not base64"),
         ([shape("cat", [[1, 1], [2, 2]], "mask", mask="AAAA")], "holds no picture"),
         ([shape("cat", [[1, 1], [2, 2]], "mask", mask=png(np.ones((4, 5), bool)))], "is 5 x 4, but .* 2 x 2"),
