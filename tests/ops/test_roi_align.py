@@ -17,6 +17,7 @@ from mrcnn_plugin.ops.reference import roi_align as reference
 ROUNDING = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
+@pytest.mark.usefixtures("kernels")
 def test_hand_computed_average_and_maximum():
     feature = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None]
     box = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]])
@@ -28,6 +29,7 @@ def test_hand_computed_average_and_maximum():
     assert roi_align(feature, box, (1, 2), 1.0, 1).flatten().tolist() == [2.5, 3.0]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_samples_outside_count_as_zero():
     feature = torch.full((1, 1, 4, 4), 2.0)
     box = torch.tensor([[0.0, -4.0, 0.0, 4.0, 4.0]])
@@ -122,6 +124,7 @@ def boxes_for(features: torch.Tensor, scale: float, count: int = 24) -> torch.Te
     return torch.cat([index, start, start + size], dim=1).to(features.dtype)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(2, 21, 30, 45), (1, 3, 5, 3), (3, 1, 1, 1), (1, 130, 9, 70)])
 def test_equal_to_torchvision(dtype, shape):
@@ -143,6 +146,7 @@ def test_equal_to_torchvision(dtype, shape):
         torch.testing.assert_close(mine.grad, theirs.grad, **tolerance)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_list_of_boxes_and_module_equal_torchvision():
     features = torch.randn(2, 8, 20, 20)
     boxes = [
@@ -156,6 +160,7 @@ def test_list_of_boxes_and_module_equal_torchvision():
     assert "sampling_ratio=2" in repr(pooler)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_pyramid_equals_one_level_at_a_time(channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -185,6 +190,7 @@ def test_pyramid_equals_one_level_at_a_time(channels_last):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_backward_gives_the_same_bits_for_any_number_of_threads(channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
