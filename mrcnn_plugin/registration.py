@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-from .import_hooks import ImportHook
+from .around_import import AroundImport
 
 #: Detectron2's package -> the package of this project whose import registers with it. The second may import
 #: nothing of Detectron2 that the first does not: more could be half imported at that moment.
@@ -28,6 +28,6 @@ def _then_register(module: ModuleType) -> Iterator[None]:
 
 def register_on_import() -> None:
     """Registers now what Detectron2 is already there for, and the rest when it is imported."""
-    ImportHook(REGISTERS, lambda name, origin: _then_register).install()
+    AroundImport(REGISTERS, lambda name, origin: _then_register).install()
     for name in sorted(REGISTERS.keys() & sys.modules.keys()):
         importlib.import_module(REGISTERS[name])

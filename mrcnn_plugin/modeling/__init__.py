@@ -9,6 +9,7 @@ from .keypoint_head import OneHotKeypointHead
 from .mask_head import FCNMaskHead, MLPMaskHead, SoftmaxMaskHead
 from .poolers import ROIPooler
 from .rcnn import MaskRCNN, returning_masks_as
+from .rle_masks import RLEMasks
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MaskRCNNC4ROIHeads",
     "MaskRCNNROIHeads",
     "OneHotKeypointHead",
+    "RLEMasks",
     "ROIPooler",
     "SoftmaxMaskHead",
     "add_config",

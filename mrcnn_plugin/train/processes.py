@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from mrcnn_plugin.compat.comm import create_local_process_group
 from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -122,19 +123,6 @@ def _run_under_torchrun(main: Callable[..., Any], args: tuple) -> Any:
     result = main(*args)
     dist.destroy_process_group()
     return result
-
-
-def create_local_process_group(num_processes: int) -> None:
-    """Tells Detectron2 which ranks share this machine; every rank must call it."""
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(num_processes)
-        return
-    # Detectron2 0.6 sets this in its own launch() only.
-    for first in range(0, dist.get_world_size(), num_processes):
-        ranks = list(range(first, first + num_processes))
-        group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
 
 
 @contextlib.contextmanager

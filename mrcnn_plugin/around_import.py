@@ -13,7 +13,7 @@ from types import ModuleType
 Around = Callable[[ModuleType], AbstractContextManager[None]]
 
 
-class ImportHook(importlib.abc.MetaPathFinder):
+class AroundImport(importlib.abc.MetaPathFinder):
     """Executes the modules of given names inside a context; finds and loads nothing itself.
 
     Args:
