@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.abc
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from .around_import import AroundImport
@@ -18,6 +20,20 @@ from .around_import import AroundImport
 #: Detectron2's package -> the package of this project whose import registers with it. The second may import
 #: nothing of Detectron2 that the first does not: more could be half imported at that moment.
 REGISTERS = {"detectron2.modeling": "mrcnn_plugin.modeling", "detectron2.data": "mrcnn_plugin.data"}
+
+
+class _MissingDetectron2(importlib.abc.MetaPathFinder):
+    """The last finder: it is asked for Detectron2 where no other has it, and finds nothing either."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        if fullname == "detectron2":
+            warnings.warn(
+                "Detectron2 is not installed: only mrcnn_plugin.ops works. See 'Install' in mrcnn_plugin's "
+                "README.",
+                stacklevel=2,
+            )
 
 
 @contextlib.contextmanager
@@ -29,5 +45,6 @@ def _then_register(module: ModuleType) -> Iterator[None]:
 def register_on_import() -> None:
     """Registers now what Detectron2 is already there for, and the rest when it is imported."""
     AroundImport(REGISTERS, lambda name, origin: _then_register).install()
+    sys.meta_path.append(_MissingDetectron2())
     for name in sorted(REGISTERS.keys() & sys.modules.keys()):
         importlib.import_module(REGISTERS[name])

@@ -67,14 +67,10 @@ def multi_level_roi_align(
     return reference.in_layout_of(features[0], output)
 
 
-def _check_sizes(
-    features: list[Tensor], scales: list[float], pooled_height: int, pooled_width: int
-) -> None:
+def _check_sizes(features: list[Tensor], scales: list[float], pooled_height: int, pooled_width: int) -> None:
     for level, (feature, scale) in enumerate(zip(features, scales)):
         if min(feature.shape[2:]) < 1:
-            raise ValueError(
-                f"features[{level}] must have 1 <= H, W < 2^31, got {tuple(feature.shape[2:])}"
-            )
+            raise ValueError(f"features[{level}] must have 1 <= H, W < 2^31, got {tuple(feature.shape[2:])}")
         if not 0 < scale < 1e30:
             raise ValueError(f"scales[{level}] must be positive, got {scale}")
     if not (0 < pooled_height <= 1 << 20 and 0 < pooled_width <= 1 << 20):
