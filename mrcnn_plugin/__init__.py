@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 compat.apply()
-# Python runs this file for `import mrcnn_plugin.ops` too, and cannot tell it which module is wanted. So nothing
-# of Detectron2 is imported here; registration follows its import, before anyone can look a component up.
+# Python runs this file for `import mrcnn_plugin.ops` too, without telling it. So nothing of Detectron2 is
+# imported here; registration follows Detectron2's own import, before anyone can look a component up.
 registration.register_on_import()
 
 

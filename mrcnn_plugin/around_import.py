@@ -1,4 +1,4 @@
-"""Running code around the import of chosen modules: how `compat` and `registration` reach Detectron2 in time."""
+"""Code around the import of chosen modules: how `compat` and `registration` reach Detectron2 in time."""
 
 from __future__ import annotations
 

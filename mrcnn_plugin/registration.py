@@ -1,4 +1,4 @@
-"""Registers the components and the built-in data with Detectron2, as soon as Detectron2 can be asked for them.
+"""Registers the components and the built-in data as soon as Detectron2 can be asked for them.
 
 Whoever looks something up in Detectron2's registries has imported `detectron2.modeling`, and in its catalogs
 `detectron2.data`; the end of that import is the moment to register. So a program that uses only

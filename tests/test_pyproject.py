@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def imported_modules() -> set[str]:
 
 def declared_distributions() -> set[str]:
     project = PROJECT["project"]
-    requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    requirements = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
     return {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
 
 

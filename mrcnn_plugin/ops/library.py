@@ -43,8 +43,8 @@ def _warn_once(device_type: str) -> None:
     reason = STATUS.get(device_type) or STATUS["cpu"] or f"no kernels exist for device type {device_type!r}"
     warnings.warn(
         f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. torchvision's RoIAlign and "
-        "PyTorch reference ops are used instead: same results, slower. To fix it, install a C++ compiler (and "
-        "nvcc for CUDA) and reinstall with `pip install --no-build-isolation -e .`",
+        "PyTorch reference ops are used instead: same results, slower. To fix it, install a C++ compiler "
+        "(and nvcc for CUDA) and reinstall with `pip install --no-build-isolation -e .`",
         stacklevel=4,
     )
 
