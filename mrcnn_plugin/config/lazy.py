@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mrcnn_plugin.data import as_names
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
+from mrcnn_plugin.errors import ConfigError, DatasetError
 
+from .fine_tuning import Choice, FineTuning
 from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
 from .valid_keys import accepts, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
 SECTIONS = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
+#: What `train.recipe` may be.
+RECIPES = ("fine_tune",)
 
 
 class LazyRunConfig(RunConfig):
@@ -30,7 +34,11 @@ class LazyRunConfig(RunConfig):
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
         super().__init__(raw, path, overridden)
-        train = raw.train
+        self._read()
+
+    def _read(self) -> None:
+        """Takes the settings from the config; again where they have changed since."""
+        train = self.raw.train
         self.output_dir = train.get("output_dir") or "./output"
         self.max_iter = train.get("max_iter") or 0
         self.init_checkpoint = train.get("init_checkpoint") or ""
@@ -44,13 +52,17 @@ class LazyRunConfig(RunConfig):
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
 
+    def _is_overridden(self, key: str) -> bool:
+        """Whether the command line has set the key, or a group that holds it."""
+        return any(key == given or key.startswith(f"{given}.") for given in self.overridden)
+
     def _get(self, key: str, default: Any = None) -> Any:
         return OmegaConf.select(self.raw, key, default=default)
 
     def _set(self, key: str, value: Any) -> bool:
         """Sets a value that the config has and the command line has not set; whether it was another one."""
         old = self._get(key)
-        if old is None or key in self.overridden or old == value:
+        if old is None or self._is_overridden(key) or old == value:
             return False
         OmegaConf.update(self.raw, key, value)
         return True
@@ -71,6 +83,66 @@ class LazyRunConfig(RunConfig):
     def set_num_keypoints(self, number: int) -> list[str]:
         key = "model.roi_heads.keypoint_head.num_keypoints"
         return [key] if self._set(key, number) else []
+
+    def fit_to_data(self) -> list[Choice]:
+        recipe, epochs = self.raw.train.get("recipe"), self.raw.train.get("epochs")
+        if recipe not in (None, "", *RECIPES):
+            known = ", ".join(map(repr, RECIPES))
+            raise ConfigError(f"train.recipe must be one of {known}, or null, got {recipe!r}")
+        if epochs is not None and not epochs > 0:
+            raise ConfigError(f"train.epochs must be positive, got {epochs!r}")
+        if not recipe and epochs is None:
+            return []
+        held_out = self._hold_out() if recipe else []
+        batch_size = self.batch_size if self._is_overridden(self.keys.batch_size) or not recipe else None
+        sizes = self._get("model.proposal_generator.anchor_generator.sizes", ())
+        anchors = tuple(len(level) for level in sizes)
+        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors)
+        choices = [*held_out, *tuning.choices()] if recipe else [tuning.iterations()]
+        applied = [self._choose(choice) for choice in choices]
+        self._read()
+        return [choice for choice in applied if choice is not None]
+
+    def _hold_out(self) -> list[Choice]:
+        """A part of the training set to test on, where the config names no test set."""
+        if self.test_names:
+            return []
+        if len(self.train_names) != 1:
+            raise ConfigError(
+                "name a test set: dataloader.test.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT"
+            )
+        train, test = hold_out(self.train_names[0], os.path.join(self.output_dir, "split"))
+        why = f"no test set was given: a fifth of {self.train_names[0]} is held out, chosen by seed 0"
+        self.train_names, self.test_names = [train], [test]
+        # The names on the command line were of the whole set: these take their place.
+        for split, name in (("train", train), ("test", test)):
+            OmegaConf.update(self.raw, f"dataloader.{split}.dataset.names", name)
+        return [
+            Choice("dataloader.train.dataset.names", train, why),
+            Choice("dataloader.test.dataset.names", test, why),
+        ]
+
+    def _training_summary(self) -> CocoSummary:
+        if len(self.train_names) != 1:
+            raise ConfigError(f"train.recipe and train.epochs need one training set, got {self.train_names}")
+        json_file = MetadataCatalog.get(self.train_names[0]).get("json_file")
+        if json_file is None:
+            raise ConfigError(f"train.recipe and train.epochs: {self.train_names[0]} is not in COCO's format")
+        summary = summarize(json_file)
+        if summary.images == summary.empty_images:
+            raise DatasetError(f"{json_file}: no image has annotations; there is nothing to train on")
+        return summary
+
+    def _choose(self, choice: Choice) -> Choice | None:
+        """Sets a key unless the command line has; None where the config has no place for it."""
+        parent, _, name = choice.key.rpartition(".")
+        node = self._get(parent)
+        if node is None:
+            return None
+        if self._is_overridden(choice.key):
+            return Choice(choice.key, self._get(choice.key), "given")
+        OmegaConf.update(node, name, choice.value, merge=False, force_add=True)
+        return choice
 
     def set_score_threshold(self, threshold: float) -> None:
         heads = "model.roi_heads"

@@ -14,6 +14,8 @@ from detectron2.evaluation import DatasetEvaluator
 from omegaconf import DictConfig
 from torch import nn
 
+from .fine_tuning import Choice
+
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
 Mapper = Callable[[dict], dict]
@@ -124,6 +126,18 @@ class RunConfig(ABC):
     @abstractmethod
     def set_num_keypoints(self, number: int) -> list[str]:
         """As `set_num_classes`, for keypoints."""
+
+    def fit_to_data(self) -> list[Choice]:
+        """Chooses the settings that the config wants to follow from its data; a hold-out set among them.
+
+        Returns:
+            What was chosen, the command line's own settings included, with a reason each.
+
+        Raises:
+            ConfigError: the config asks for something that does not exist.
+            DatasetError: the data cannot be read.
+        """
+        return []
 
     @abstractmethod
     def set_score_threshold(self, threshold: float) -> None:
