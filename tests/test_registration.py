@@ -63,6 +63,7 @@ def test_a_yaml_pipeline_needs_one_import():
         mrcnn_plugin.add_config(cfg)
         cfg.MODEL.META_ARCHITECTURE = "MaskRCNN"
         cfg.MODEL.ROI_HEADS.NAME = "MaskRCNNROIHeads"
+        cfg.MODEL.ROI_BOX_HEAD.NAME, cfg.MODEL.ROI_BOX_HEAD.NUM_FC = "FastRCNNConvFCHead", 1
         cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
         cfg.MODEL.RESNETS.DEPTH = 18
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64

@@ -34,7 +34,7 @@ def multi_level_roi_align(
         xs = _bins(roi[1], roi[3], scales[level], pooled_width, sampling_ratio, aligned, width)
         pooled.append(_max(window, ys, xs) if max_pool else _average(window, ys, xs))
     if not pooled:
-        zero = sum(feature.sum() * 0 for feature in features)
+        zero = torch.stack([feature.sum() * 0 for feature in features]).sum()
         return zero.expand(0, features[0].shape[1], pooled_height, pooled_width).clone()
     return in_layout_of(features[0], torch.stack(pooled).to(features[0].dtype))
 
@@ -114,8 +114,7 @@ def _bins(
         # In the boxes' own precision, as torchvision counts.
         extent = (high * scale - offset) - (low * scale - offset)
         extent = extent if aligned else extent.clamp(min=1)
-        samples = float((extent / bins).ceil())
-        samples = int(min(max(samples, 0), 1e15))
+        samples = int(min(max(float((extent / bins).ceil()), 0), 1e15))
     length = length if aligned else max(length, 1.0)
     bin_size = length / bins
     if samples == 0 or not math.isfinite(bin_size):
