@@ -10,7 +10,7 @@ import torch
 import torchvision
 from helpers.roi_align_oracle import Setting, max_is_tied, random_setting, roi_align_oracle
 
-from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align
+from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align, roi_align_fallback
 from mrcnn_plugin.ops.reference import roi_align as reference
 
 # Unit roundoff of the halves: values are rounded once, after sums in float32.
@@ -95,6 +95,7 @@ def test_2000_random_settings_against_oracle():
 @pytest.mark.parametrize("mode", ["avg", "max"])
 def test_reference_twin_against_oracle(mode, monkeypatch):
     monkeypatch.setattr(library, "native", lambda device_type: False)
+    monkeypatch.setattr(roi_align_fallback, "multi_level_roi_align", reference.multi_level_roi_align)
     rng = np.random.default_rng(7)
     for i in range(12):
         setting = random_setting(rng)
@@ -102,10 +103,32 @@ def test_reference_twin_against_oracle(mode, monkeypatch):
         assert compare(setting, torch.float32, i) <= 1
 
 
-def test_reference_twin_is_used_without_native_kernels(monkeypatch):
+def test_fallback_against_oracle(monkeypatch):
     monkeypatch.setattr(library, "native", lambda device_type: False)
-    monkeypatch.setattr(reference, "multi_level_roi_align", lambda *arguments: "the twin")
-    assert roi_align(torch.zeros(1, 1, 2, 2), torch.zeros(1, 5), 1) == "the twin"
+    rng = np.random.default_rng(8)
+    for i in range(12):
+        setting = random_setting(rng)
+        setting.mode = "avg"
+        assert compare(setting, torch.float32, i) <= 1
+
+
+def test_without_native_kernels_torchvision_averages_and_the_reference_does_the_rest(monkeypatch):
+    def called(*arguments):
+        raise NotImplementedError("the reference")
+
+    monkeypatch.setattr(library, "native", lambda device_type: False)
+    monkeypatch.setattr(reference, "multi_level_roi_align", called)
+    features, box = torch.rand(1, 1, 8, 8), torch.tensor([[0.0, 1, 1, 6, 5]])
+    expected = torchvision.ops.roi_align(features, box, 2)
+    assert torch.equal(roi_align(features, box, 2), expected)
+    for image, boxes, mode in (
+        (features, box, "max"),
+        (features, torch.tensor([[0.0, 0, 0, 1e9, 5]]), "avg"),
+        (features, torch.tensor([[0.0, 5, 0, 1, 5]]), "avg"),
+        (features.double(), box, "avg"),
+    ):
+        with pytest.raises(NotImplementedError, match="the reference"):
+            roi_align(image, boxes, 2, mode=mode)
 
 
 GRID = list(
