@@ -10,6 +10,7 @@ from detectron2.engine import hooks
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 from fvcore.common.param_scheduler import ParamScheduler
+from helpers.training import synthetic_inputs
 from omegaconf import OmegaConf
 
 from mrcnn_plugin import model_zoo
@@ -77,7 +78,7 @@ def has_head(model, kind):
 
 
 @pytest.mark.parametrize("cfg_name", CONFIGS)
-def test_trains_and_predicts(cfg_name, batched_inputs, trained):
+def test_trains_and_predicts(cfg_name, trained):
     cfg = shrink(model_zoo.get_config(cfg_name))
     description = repr(OmegaConf.to_container(cfg.model, resolve=True))
     if description in trained:
@@ -87,7 +88,7 @@ def test_trains_and_predicts(cfg_name, batched_inputs, trained):
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     masks, keypoints = has_head(model, "mask"), has_head(model, "keypoint")
-    inputs = batched_inputs(
+    inputs = synthetic_inputs(
         [(64, 64), (64, 96)],
         num_classes=cfg.model.roi_heads.num_classes,
         masks=masks,

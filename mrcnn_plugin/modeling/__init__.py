@@ -11,6 +11,7 @@ from .poolers import ROIPooler
 from .rcnn import MaskRCNN, returning_masks_as
 from .rle_masks import RLEMasks
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
+from .timm_backbone import TimmBackbone, timm_normalization
 
 __all__ = [
     "FCNMaskHead",
@@ -22,6 +23,8 @@ __all__ = [
     "RLEMasks",
     "ROIPooler",
     "SoftmaxMaskHead",
+    "TimmBackbone",
     "add_config",
     "returning_masks_as",
+    "timm_normalization",
 ]

@@ -61,7 +61,7 @@ def test_double_backward_raises():
     features = pyramid()
     output = multi_level_roi_align(features, rois(), SCALES, 3, 2, **OPTIONS)
     (grad,) = torch.autograd.grad(output.square().sum(), features[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="double backwards? (is|on roi_align) not supported"):
+    with pytest.raises(RuntimeError, match=r"double backwards? (is|on roi_align) not supported"):
         grad.sum().backward()
 
 
