@@ -38,6 +38,8 @@ class COCOEvaluator(d2.COCOEvaluator):
 
     #: Read by `takes_rle`.
     takes_rle = True
+    #: Set by Detectron2: OKS sigmas, empty for COCO's own.
+    _kpt_oks_sigmas: Any
 
     def __init__(self, *args: Any, use_fast_impl: bool = True, **kwargs: Any):
         # Detectron2's own fast implementation needs its compiled extension.
