@@ -12,6 +12,7 @@ from detectron2.engine import hooks
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 from fvcore.common.param_scheduler import ParamScheduler
+from helpers.training import synthetic_inputs
 from omegaconf import OmegaConf
 
 from mrcnn_plugin import model_zoo
@@ -101,14 +102,14 @@ def test_every_model_is_one_of_those_that_train():
 
 
 @pytest.mark.parametrize("cfg_name", MODELS)
-def test_trains_and_predicts(cfg_name, batched_inputs):
+def test_trains_and_predicts(cfg_name):
     cfg = shrink(load(cfg_name))
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     masks, keypoints = has_head(model, "mask"), has_head(model, "keypoint")
-    inputs = batched_inputs(
+    inputs = synthetic_inputs(
         [(64, 64), (64, 96)],
         num_classes=cfg.model.roi_heads.num_classes,
         masks=masks,

@@ -122,6 +122,8 @@ class FineTuning:
 
     def iterations(self) -> Choice:
         """`train.max_iter` of `epochs` and `batch_size`, both of which are given."""
+        assert self.epochs is not None
+        assert self.batch_size is not None
         iterations = max(1, math.ceil(self.epochs * self.images / self.batch_size))
         why = f"{self.epochs:g} epochs of {self.images} images, {self.batch_size} each"
         return Choice("train.max_iter", iterations, why)

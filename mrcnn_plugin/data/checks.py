@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from tabulate import tabulate
 
 from mrcnn_plugin.errors import DatasetError
-from mrcnn_plugin.evaluation.coco_evaluation import COCO_KEYPOINTS, DEFAULT_OKS_SIGMA
 
 from .cityscapes import check_cityscapes
-from .coco_summary import CocoSummary, summarize
+from .coco_summary import COCO_KEYPOINTS, DEFAULT_OKS_SIGMA, CocoSummary, summarize
 from .registration import CUSTOM_PREFIX, DRAWN_SETS, as_names, datasets_root, ensure_registered
 
 COCO_EVALUATORS = ("coco", "lvis")
@@ -167,7 +166,7 @@ def path_mend(name: str, path: str | os.PathLike) -> str:
     return f"correct the path with which {name} was registered"
 
 
-def check_images(name: str, summary: CocoSummary, metadata: object) -> None:
+def check_images(name: str, summary: CocoSummary, metadata: Metadata) -> None:
     """Raise a DatasetError unless every listed image lies under the image root. One look at each folder."""
     root = metadata.image_root
     if not is_local(root):

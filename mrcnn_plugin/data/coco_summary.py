@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 # Of the quantiles that a summary keeps: 0, 5, ..., 100%.
 QUANTILES = tuple(i / 20 for i in range(21))
+COCO_KEYPOINTS = 17
+#: The mean of COCO's 17 sigmas, for keypoints of which none is known.
+DEFAULT_OKS_SIGMA = 0.067
 CATEGORY_KEYS = ("id", "name", "keypoints", "skeleton", "keypoint_sigmas")
-TYPES = {
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(("id", "image_id", "category_id"), (int, "an integer")),
     **dict.fromkeys(("width", "height"), ((int, float), "a number")),
     **dict.fromkeys(("name", "file_name", "coco_url"), (str, "text")),

@@ -158,5 +158,5 @@ def connection_rules(
         (start, end) for start, end in skeleton if min(start, end) >= 1 and max(start, end) <= len(names)
     ]
     hues = (colorsys.hsv_to_rgb(index / max(len(limbs), 1), 0.7, 1.0) for index in range(len(limbs)))
-    colors = (tuple(round(255 * channel) for channel in hue) for hue in hues)
+    colors = ((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)
     return [(names[start - 1], names[end - 1], color) for (start, end), color in zip(limbs, colors)]

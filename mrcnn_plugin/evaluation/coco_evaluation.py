@@ -18,10 +18,9 @@ from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn_plugin.data.coco_summary import COCO_KEYPOINTS, DEFAULT_OKS_SIGMA
+
 TASKS = ("bbox", "segm", "keypoints")
-COCO_KEYPOINTS = 17
-#: The mean of COCO's 17 sigmas, for keypoints of which none is known.
-DEFAULT_OKS_SIGMA = 0.067
 
 
 class COCOEvaluator(d2.COCOEvaluator):
@@ -39,6 +38,8 @@ class COCOEvaluator(d2.COCOEvaluator):
 
     #: Read by `takes_rle`.
     takes_rle = True
+    #: Set by Detectron2: OKS sigmas, empty for COCO's own.
+    _kpt_oks_sigmas: Any
 
     def __init__(self, *args: Any, use_fast_impl: bool = True, **kwargs: Any):
         # Detectron2's own fast implementation needs its compiled extension.

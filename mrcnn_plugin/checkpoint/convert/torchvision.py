@@ -112,14 +112,14 @@ def _select_classes(state: dict[str, Tensor], labels: Sequence[int] | None) -> N
     rows = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
     if labels is None:
         labels = COCO_IDS if rows == 91 else range(1, rows)
-    labels = torch.as_tensor(list(labels))
-    if len(labels) == 0 or labels.min() < 1 or labels.max() >= rows:
-        raise ValueError(f"labels must be between 1 and {rows - 1}, got {labels.tolist()}")
+    selected = torch.as_tensor(list(labels))
+    if len(selected) == 0 or selected.min() < 1 or selected.max() >= rows:
+        raise ValueError(f"labels must be between 1 and {rows - 1}, got {selected.tolist()}")
     for part in ("weight", "bias"):
         name = f"roi_heads.box_predictor.cls_score.{part}"
-        state[name] = torch.cat([state[name][labels], state[name][:1]])
+        state[name] = torch.cat([state[name][selected], state[name][:1]])
         name = f"roi_heads.box_predictor.bbox_pred.{part}"
-        state[name] = state[name].unflatten(0, (rows, 4))[labels].flatten(0, 1)
+        state[name] = state[name].unflatten(0, (rows, 4))[selected].flatten(0, 1)
         name = f"roi_heads.mask_head.predictor.{part}"
         if name in state:
-            state[name] = state[name][labels]
+            state[name] = state[name][selected]

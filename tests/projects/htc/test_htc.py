@@ -7,6 +7,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
+from helpers.training import synthetic_inputs
 
 from mrcnn_plugin.projects import htc
 from mrcnn_plugin.projects.htc import FusedSemanticHead, HTCMaskHead, LabelledImageList
@@ -35,8 +36,8 @@ WITHOUT_SEMANTIC = ("model.roi_heads.semantic_head=null",)
 
 
 @pytest.fixture
-def labelled_inputs(batched_inputs):
-    inputs = batched_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES)
+def labelled_inputs():
+    inputs = synthetic_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES)
     for image in inputs:
         image["sem_seg"] = torch.randint(0, 5, image["image"].shape[1:])
     return inputs
