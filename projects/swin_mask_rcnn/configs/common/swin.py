@@ -2,10 +2,9 @@
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
-from detectron2.data import transforms as T
 from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer
 
-from .....configs.common.data.augmentations import flip, resize
+from .....configs.common.data.augmentations import detr
 from .....configs.common.schedule import multi_step
 
 # Of the paper's section 3.3; drop path as in the official detection configs.
@@ -33,13 +32,7 @@ def use_swin_recipe(model, dataloader, optimizer, train):
     model.update(pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], input_format="RGB")
     mapper = dataloader.train.mapper
     mapper.image_format = "RGB"
-    # In half of the cases a part of the image, as in DETR; boxes follow the cut masks.
-    cut = [resize([400, 500, 600]), L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600])]
-    mapper.augmentations = [
-        flip,
-        L(T.RandomApply)(tfm_or_aug=L(T.AugmentationList)(augs=cut), prob=0.5),
-        resize(list(range(480, 801, 32))),
-    ]
+    mapper.augmentations = detr()
     mapper.recompute_boxes = True
 
     # No decay of norms and of the biases of relative positions.
