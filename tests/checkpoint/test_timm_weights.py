@@ -96,19 +96,20 @@ def test_safetensors_and_ones_own_checkpoint(tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        ("test_convnext", "not the weights of timm's 'test_resnet': conv1.weight is not among them, nor do"),
-        ("resnet18", r"not the weights of timm's 'test_resnet': .* has shape \(\d+, .*\), expected \("),
-    ],
-)
-def test_weights_of_another_model_are_refused(tmp_path, other, message):
-    state = timm.create_model(other).state_dict()
-    if other == "resnet18":
-        state["conv1.weight"] = torch.zeros(7, 3, 3, 3)
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save(timm.create_model("test_convnext").state_dict(), tmp_path / "m.pth")
+    expected = (
+        "not the weights of timm's 'test_resnet': conv1.0.weight is not among them, nor do [0-9]+ more fit"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        DetectionCheckpointer(Detector("test_resnet")).load(str(tmp_path / "m.pth"))
+
+
+def test_a_weight_of_another_shape_is_refused(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    state["layer4.0.conv1.weight"] = torch.zeros(7, 3)
     torch.save(state, tmp_path / "m.pth")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=r"layer4\.0\.conv1\.weight has shape \(7, 3\), expected \("):
         DetectionCheckpointer(Detector("test_resnet")).load(str(tmp_path / "m.pth"))
 
 
@@ -162,7 +163,8 @@ def test_an_installed_package_below_the_fpn(tmp_path, monkeypatch):
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         ours = model.backbone.bottom_up(images)["res5"]
-        torch.testing.assert_close(ours, source.forward_intermediates(images, intermediates_only=True)[-1])
+        theirs = source.forward_intermediates(images, intermediates_only=True)[-1]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_what_no_efficientnet_lite_has():
