@@ -67,7 +67,7 @@ def register_shapes_set(name: str, root: str, kind: str, split: str) -> None:
 
 def as_names(names: str | Iterable[str] | None) -> list[str]:
     """The names of data sets as a list, from the forms that configs give them in."""
-    return [names] if isinstance(names, str) else list(names or ())
+    return [names] if names and isinstance(names, str) else list(names or ())
 
 
 def ensure_registered(names: str | Iterable[str]) -> None:
@@ -128,6 +128,8 @@ def metadata_of(coco_categories: Iterable[dict]) -> dict:
         metadata["keypoint_names"] = names
         metadata["keypoint_flip_map"] = flip_map(names)
         metadata["keypoint_connection_rules"] = connection_rules(names, with_keypoints[0].get("skeleton", ()))
+        if with_keypoints[0].get("keypoint_sigmas"):
+            metadata["keypoint_oks_sigmas"] = tuple(with_keypoints[0]["keypoint_sigmas"])
     return metadata
 
 

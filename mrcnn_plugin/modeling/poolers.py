@@ -108,7 +108,8 @@ class ROIPooler(poolers.ROIPooler):
 
 def batch_boxes(box_lists: list[Boxes]) -> Tensor:
     """N Boxes -> (R, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
-    indices = [boxes.tensor.new_full((len(boxes), 1), i) for i, boxes in enumerate(box_lists)]
+    # Not by len(boxes), which a trace would keep.
+    indices = [torch.full_like(boxes.tensor[:, :1], i) for i, boxes in enumerate(box_lists)]
     return torch.cat([torch.cat(indices), torch.cat([boxes.tensor for boxes in box_lists])], dim=1)
 
 

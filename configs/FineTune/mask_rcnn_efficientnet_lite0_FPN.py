@@ -1,0 +1,10 @@
+"""Masks of one's own data in minutes on a CPU, from ImageNet weights that `make setup` brings."""
+
+import mrcnn_plugin
+
+from ..common.fine_tune import dataloader, lr_multiplier, optimizer, train, use_efficientnet_lite0
+from ..common.models.mask_rcnn_fpn import model
+
+use_efficientnet_lite0(model, train)
+for _split in ("train", "test"):
+    dataloader[_split].mapper.image_format = model.input_format
