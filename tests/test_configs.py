@@ -143,7 +143,7 @@ class TestShape:
         depth = re.search(r"_[RX]_(\d+)_", name)
         bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
         if isinstance(bottom_up, TimmBackbone):
-            assert f"_{bottom_up.name.removeprefix('tf_')}_" in name, "the name of a config tells its backbone"
+            assert f"_{bottom_up.name.removeprefix('tf_')}_" in name, "a config's name tells its backbone"
             return
         if depth is None:
             assert is_project(name), "the name of a config tells its ResNet"
