@@ -30,15 +30,15 @@ def encode_masks(
     and only the codes are copied to it.
 
     Args:
-        masks: (N, Mh, Mw) probabilities in [0, 1]; any real dtype.
-        boxes: (N, 4) xyxy in image pixels; a tensor, or an object that holds one as `.tensor`.
+        masks: (K, Mh, Mw) probabilities in [0, 1]; any real dtype.
+        boxes: (K, 4) xyxy in image pixels; a tensor, or an object that holds one as `.tensor`.
         image_shape: (height, width) in pixels, fewer than 2**32 of them.
         threshold: >= 0; a pixel is inside where its value >= threshold.
         return_stats: also return areas and boxes of the encoded pixels.
 
     Returns:
-        N dicts {"size": [height, width], "counts": bytes}. With `return_stats`, a tuple of that list, the
-        areas, (N,) int64 pixels as `pycocotools.mask.area`, and the tight boxes, (N, 4) float64 xywh as
+        K dicts {"size": [height, width], "counts": bytes}. With `return_stats`, a tuple of that list, the
+        areas, (K,) int64 pixels as `pycocotools.mask.area`, and the tight boxes, (K, 4) float64 xywh as
         `pycocotools.mask.toBbox` (all 0 for an empty mask), both on the CPU.
 
     Raises:

@@ -48,6 +48,17 @@ def _warn_once(device_type: str) -> None:
     )
 
 
+def simd_level() -> str:
+    """The instruction set that CPU kernels use now: "baseline", "avx2" or "avx512".
+
+    It is the widest of the processor, or the one that the environment variable MRCNN_PLUGIN_SIMD names.
+
+    Raises:
+        RuntimeError: MRCNN_PLUGIN_SIMD names none that this processor has; every CPU op raises it, too.
+    """
+    return torch.ops.mrcnn_plugin.simd_level()
+
+
 def native(device_type: str) -> bool:
     """Whether the native kernels for tensors on `device_type` ("cpu", "cuda", ...) are loaded.
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from helpers.roi_align_oracle import Setting, max_is_tied, random_setting, roi_align_oracle
+from helpers.simd_levels import simd_levels
 
 from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align
 from mrcnn_plugin.ops.reference import roi_align as reference
@@ -74,10 +75,10 @@ def test_few_maxima_are_tied():
     assert not max_is_tied(setting, np.arange(16.0).reshape(1, 1, 4, 4)).any()
 
 
-@pytest.mark.parametrize("instructions", ["avx2", "baseline"])
+@pytest.mark.parametrize("level", simd_levels()[:-1])
 @pytest.mark.parametrize("dtype", ROUNDING)
-def test_kernels_for_lesser_processors(instructions, dtype, monkeypatch):
-    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", instructions)
+def test_kernels_of_lesser_levels_against_oracle(level, dtype, monkeypatch):
+    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", level)
     rng = np.random.default_rng(11)
     assert max(compare(random_setting(rng), dtype, i) for i in range(8)) <= 1
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    """Twin of `torch.ops.mrcnn_plugin.paste_masks`: (N, Mh, Mw) and (N, 4), float32 -> (N, H, W)."""
+    """Twin of `torch.ops.mrcnn_plugin.paste_masks`: (K, Mh, Mw) and (K, 4), float32 -> (K, H, W)."""
     out = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
     for i in range(len(masks)):
         x0, y0, x1, y1 = paste_region(boxes[i].tolist(), height, width)
