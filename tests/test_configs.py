@@ -16,6 +16,7 @@ from helpers.training import synthetic_inputs
 from omegaconf import OmegaConf
 
 from mrcnn_plugin import model_zoo
+from mrcnn_plugin.modeling import TimmBackbone
 
 CONFIGS = model_zoo.list_configs()
 # Of another config's model but for its depth, its weights, its data or its schedule.
@@ -167,10 +168,13 @@ class TestShape:
         with torch.device("meta"):
             model = instantiate(cfg.model)
         depth = re.search(r"_[RX]_(\d+)_", name)
+        bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
+        if isinstance(bottom_up, TimmBackbone):
+            assert f"_{bottom_up.name.removeprefix('tf_')}_" in name, "a config's name tells its backbone"
+            return
         if depth is None:
             assert is_project(name), "the name of a config tells its ResNet"
             return
-        bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
         convolutions = sum(
             isinstance(m, torch.nn.Conv2d) and "shortcut" not in n for n, m in bottom_up.named_modules()
         )

@@ -1,10 +1,10 @@
 """Keypoints of one's own data in minutes on a CPU, from ImageNet weights that `make setup` brings."""
 
-import mrcnn_plugin
-from detectron2.config import LazyCall as L
-from detectron2.data.detection_utils import create_keypoint_hflip_indices
-
-from ..common.fine_tune import dataloader, lr_multiplier, optimizer, train, use_efficientnet_lite0
+from ..common.data.coco_keypoint import dataloader
+from ..common.fine_tune import use_efficientnet_lite0, use_fine_tuning
 from ..common.models.keypoint_rcnn_fpn import model
+from ..common.optim import AdamW as optimizer
+from ..common.train import train
 
+lr_multiplier = use_fine_tuning(dataloader, optimizer, train)
 use_efficientnet_lite0(model, dataloader, train)

@@ -45,6 +45,17 @@ def use_schedule_3x(train):
     return use_multi_step(train, max_iter=270000, steps=(210000, 250000))
 
 
+def use_cosine(train, *, max_iter, warmup_iter):
+    """Linear warm-up over `warmup_iter`, then down to a hundredth of the rate along a cosine."""
+    train.max_iter = max_iter
+    return L(WarmupParamScheduler)(
+        scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
+        warmup_length=warmup_iter / max_iter,
+        warmup_method="linear",
+        warmup_factor=0.01,
+    )
+
+
 def use_one_cycle(train, *, max_iter):
     """From 1/25 of the rate up to it over 30% of the iterations, then down to 1/250000, along cosines."""
     train.max_iter = max_iter

@@ -30,7 +30,7 @@ def add_config(cfg: CfgNode) -> None:
             "DROP_PATH_RATE": 0.0,
             "OUTPUT_STRIDE": 32,
             "PAD_MULTIPLE": 0,
-            # Further arguments of timm.create_model, by their own names.
-            "MODEL_ARGS": CfgNode(new_allowed=True),
         }
     )
+    # Further arguments of timm.create_model, by their own names.
+    cfg.MODEL.TIMM.MODEL_ARGS = CfgNode(new_allowed=True)

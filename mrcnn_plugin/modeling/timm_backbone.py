@@ -287,11 +287,19 @@ def _check_maps(
         return False
     if _misfit(probe, shapes, multiple, in_channels, channels_last=True) is None:
         return True
-    size = probe.pretrained_cfg["input_size"][-1]
-    hint = "it cannot serve as a backbone"
-    if size != multiple and _misfit(probe, shapes, size, in_channels, channels_last=False) is None:
-        hint = f"with pad_multiple={size} it does"
+    # Windows in the deepest map, or grids of the model's own size.
+    own_size = probe.pretrained_cfg["input_size"][-1]
+    fitting = (m for m in (2 * multiple, own_size) if m != multiple)
+    found = next((m for m in fitting if _fits_either_way(probe, shapes, m, in_channels)), None)
+    hint = f"with pad_multiple={found} it does" if found else "it cannot serve as a backbone"
     raise ConfigError(f"timm's {name!r} does not take images of any size ({problem}); {hint}")
+
+
+def _fits_either_way(
+    probe: nn.Module, shapes: Mapping[str, ShapeSpec], multiple: int, in_channels: int
+) -> bool:
+    layouts = (False, True)
+    return any(_misfit(probe, shapes, multiple, in_channels, channels_last=c) is None for c in layouts)
 
 
 def _misfit(

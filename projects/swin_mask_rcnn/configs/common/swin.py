@@ -2,9 +2,8 @@
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
-from detectron2.data import transforms as T
 from mrcnn_plugin import model_zoo
-from mrcnn_plugin.configs.common.data.augmentations import resize
+from mrcnn_plugin.configs.common.data.augmentations import detr
 from mrcnn_plugin.configs.common.schedule import use_multi_step
 from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer
 
@@ -34,13 +33,7 @@ def use_swin_recipe(model, dataloader, optimizer, train):
     model.update(pixel_mean=imagenet.rgb_mean, pixel_std=imagenet.rgb_std, input_format="RGB")
     mapper = dataloader.train.mapper
     mapper.image_format = "RGB"
-    # In half of the cases a part of the image, as in DETR; boxes follow the cut masks.
-    cut = [resize([400, 500, 600]), L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600])]
-    mapper.augmentations = [
-        model_zoo.get_config("common/data/augmentations.py").flip,
-        L(T.RandomApply)(tfm_or_aug=L(T.AugmentationList)(augs=cut), prob=0.5),
-        resize(list(range(480, 801, 32))),
-    ]
+    mapper.augmentations = detr()
     mapper.recompute_boxes = True
 
     # No decay of norms and of the biases of relative positions.
