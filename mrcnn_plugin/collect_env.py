@@ -44,7 +44,7 @@ def _detectron2() -> str:
     if importlib.util.find_spec("detectron2") is None:
         return "not installed: only mrcnn_plugin.ops works"
     package = importlib.import_module("detectron2")
-    return f"{package.__version__} in {Path(package.__file__).parent}"
+    return f"{package.__version__} in {package.__path__[0]}"
 
 
 def _cuda() -> str:

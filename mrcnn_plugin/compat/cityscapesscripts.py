@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import types
 from collections.abc import Iterator
+from typing import Any
 
 from .shim import Overlay, Shim
 
@@ -16,7 +16,7 @@ def _in1d_missing() -> bool:
 
 
 @contextlib.contextmanager
-def _own_counting(module: types.ModuleType) -> Iterator[None]:
+def _own_counting(module: Any) -> Iterator[None]:
     """Counts are Python's again as well: the module writes them as JSON."""
     yield
     np = module.np

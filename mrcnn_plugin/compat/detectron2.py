@@ -11,6 +11,7 @@ import random
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 from .shim import Overlay, Shim, swapped
 
@@ -47,7 +48,7 @@ def _stub_extension(module: types.ModuleType) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_coco_evaluation(module: types.ModuleType) -> Iterator[None]:
+def _plain_coco_evaluation(module: Any) -> Iterator[None]:
     yield
     module.COCOeval_opt = module.COCOeval
 
@@ -62,7 +63,7 @@ def _numpy_aliases_missing() -> bool:
 
 
 @contextlib.contextmanager
-def _own_numpy(module: types.ModuleType) -> Iterator[None]:
+def _own_numpy(module: Any) -> Iterator[None]:
     yield
     module.np = Overlay(module.np, **_NUMPY_ALIASES)
 
@@ -78,7 +79,7 @@ def _own_pillow(module: types.ModuleType) -> Iterator[None]:
     from PIL import Image
 
     # A default argument, so it is needed only while the module's classes are defined.
-    with swapped(Image, "LINEAR", Image.BILINEAR):
+    with swapped(Image, "LINEAR", Image.Resampling.BILINEAR):
         yield
 
 
@@ -86,10 +87,14 @@ def _pkg_resources_missing() -> bool:
     return importlib.util.find_spec("pkg_resources") is None
 
 
+def _resource_filename(package: str, path: str) -> str:
+    return str(importlib.resources.files(package).joinpath(path))
+
+
 @contextlib.contextmanager
 def _own_pkg_resources(module: types.ModuleType) -> Iterator[None]:
     stand_in = types.ModuleType("pkg_resources")
-    stand_in.resource_filename = lambda package, path: str(importlib.resources.files(package).joinpath(path))
+    vars(stand_in)["resource_filename"] = _resource_filename
     with swapped(sys.modules, "pkg_resources", stand_in):
         yield
 
@@ -102,7 +107,7 @@ class _SetSampling(random.Random):
 
 
 @contextlib.contextmanager
-def _own_random(module: types.ModuleType) -> Iterator[None]:
+def _own_random(module: Any) -> Iterator[None]:
     yield
     module.random = Overlay(module.random, Random=_SetSampling)
 

@@ -9,12 +9,14 @@ nothing to do. `status()` says which acted and why.
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
+import functools
 import re
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+
+from mrcnn_plugin.around_import import Around, AroundImport
 
 from . import cityscapesscripts, detectron2
 from .shim import Shim
@@ -43,39 +45,12 @@ def _patched(module: types.ModuleType, shims: list[Shim]) -> Iterator[None]:
     _applied.extend((shim, module.__name__) for shim in shims)
 
 
-class _ShimLoader(importlib.abc.Loader):
-    """Runs a module with its shims around it; everything else is its own loader's."""
-
-    def __init__(self, loader: importlib.abc.Loader, shims: list[Shim]) -> None:
-        self._loader = loader
-        self._shims = shims
-
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        # The module keeps its own loader, so that inspect and pickling see nothing unusual.
-        module.__loader__ = module.__spec__.loader = self._loader
-        with _patched(module, self._shims):
-            self._loader.exec_module(module)
+def _around(name: str, file: str | None) -> Around | None:
+    shims = shims_for(name, file)
+    return functools.partial(_patched, shims=shims) if shims else None
 
 
-class _ShimFinder(importlib.abc.MetaPathFinder):
-    """Hands the modules that need a shim to `_ShimLoader`; looks at no other module."""
-
-    _names = frozenset(name for shim in SHIMS for name in shim.modules)
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname not in self._names:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None:
-                shims = shims_for(fullname, spec.origin)
-                if shims and spec.loader is not None:
-                    spec.loader = _ShimLoader(spec.loader, shims)
-                return spec
-        return None
+_hook = AroundImport((name for shim in SHIMS for name in shim.modules), _around)
 
 
 def apply() -> None:
@@ -83,10 +58,10 @@ def apply() -> None:
 
     Does nothing the second time.
     """
-    if any(isinstance(finder, _ShimFinder) for finder in sys.meta_path):
+    if _hook in sys.meta_path:
         return
-    sys.meta_path.insert(0, _ShimFinder())
-    for name in sorted(_ShimFinder._names & sys.modules.keys()):
+    _hook.install()
+    for name in sorted(_hook.names & sys.modules.keys()):
         module = sys.modules[name]
         late = [shim for shim in shims_for(name, getattr(module, "__file__", None)) if shim.late]
         with _patched(module, late):

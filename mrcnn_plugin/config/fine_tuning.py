@@ -48,6 +48,7 @@ class FineTuning:
         epochs: None chooses.
         batch_size: images per iteration; None chooses.
         anchors: how many sizes of anchors each feature map has.
+        max_iter: None takes the epochs' number of iterations.
     """
 
     summary: CocoSummary
@@ -55,6 +56,7 @@ class FineTuning:
     epochs: float | None = None
     batch_size: int | None = None
     anchors: tuple[int, ...] = (1, 1, 1, 1, 1)
+    max_iter: int | None = None
 
     def choices(self) -> Iterator[Choice]:
         """Every setting, in the order in which the table of a run shows them."""
@@ -62,6 +64,7 @@ class FineTuning:
         yield from self._anchors()
         yield from self._schedule()
         yield from self._rois()
+        yield from self._masks()
         yield from self._sampler()
 
     @property
@@ -119,6 +122,8 @@ class FineTuning:
 
     def iterations(self) -> Choice:
         """`train.max_iter` of `epochs` and `batch_size`, both of which are given."""
+        assert self.epochs is not None
+        assert self.batch_size is not None
         iterations = max(1, math.ceil(self.epochs * self.images / self.batch_size))
         why = f"{self.epochs:g} epochs of {self.images} images, {self.batch_size} each"
         return Choice("train.max_iter", iterations, why)
@@ -130,13 +135,14 @@ class FineTuning:
             wanted = math.ceil(_IMAGES_SEEN[self._kind] / self.images)
             epochs = min(max(wanted, _FEWEST_EPOCHS), _MOST_EPOCHS)
         length = replace(self, epochs=epochs, batch_size=batch_size).iterations()
-        warmup = min(max(length.value // 10, 1), 1000)
-        quarter = max(1, math.ceil(length.value / 4))
+        iterations = self.max_iter or length.value
+        warmup = min(max(iterations // 10, 1), 1000)
+        quarter = max(1, math.ceil(iterations / 4))
         rate = float(f"{_BASE_LR * math.sqrt(batch_size / 16):.2g}")
         yield Choice("dataloader.train.total_batch_size", batch_size, f"images at once on {self.device}")
         yield Choice("train.epochs", epochs, f"{epochs * self.images:.0f} images are seen in all")
         yield length
-        yield Choice("lr_multiplier.warmup_length", warmup / length.value, f"{warmup} iterations")
+        yield Choice("lr_multiplier.warmup_length", warmup / iterations, f"{warmup} iterations")
         yield Choice("optimizer.lr", rate, f"{_BASE_LR:g} for 16 images, by the square root of the batch")
         yield Choice("train.eval_period", quarter, "four evaluations in all")
         yield Choice("train.checkpointer.period", quarter, "as often")
@@ -153,6 +159,11 @@ class FineTuning:
             yield Choice("dataloader.evaluator.max_dets_per_image", detections, reason)
         kept = [1000, max(300 if self._kind == "cpu" else 1000, 2 * detections)]
         yield Choice("model.proposal_generator.post_nms_topk", kept, "more proposals than detections")
+
+    def _masks(self) -> Iterator[Choice]:
+        if self.summary.rle_mask:
+            why = f"{self.summary.rle_mask} masks are RLE, not polygons"
+            yield Choice("dataloader.train.mapper.instance_mask_format", "bitmask", why)
 
     def _sampler(self) -> Iterator[Choice]:
         shares = {

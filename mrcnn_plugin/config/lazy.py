@@ -93,11 +93,16 @@ class LazyRunConfig(RunConfig):
             raise ConfigError(f"train.epochs must be positive, got {epochs!r}")
         if not recipe and epochs is None:
             return []
+        if not self.train_names:
+            raise ConfigError(
+                "give a training set: dataloader.train.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT"
+            )
         held_out = self._hold_out() if recipe else []
         batch_size = self.batch_size if self._is_overridden(self.keys.batch_size) or not recipe else None
         sizes = self._get("model.proposal_generator.anchor_generator.sizes", ())
         anchors = tuple(len(level) for level in sizes)
-        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors)
+        max_iter = self.max_iter if self._is_overridden("train.max_iter") else None
+        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors, max_iter)
         choices = tuning.choices() if recipe else [tuning.iterations()]
         chosen = [choice for choice in map(self._choose, choices) if choice is not None]
         self._read()
@@ -165,7 +170,13 @@ class LazyRunConfig(RunConfig):
             num_keypoints=self._get(f"{heads}.keypoint_head.num_keypoints"),
             needs_masks=self._get(f"{heads}.mask_head") is not None,
             mask_format=self._get("dataloader.train.mapper.instance_mask_format", "polygon"),
+            max_dets=self._max_dets(),
         )
+
+    def _max_dets(self) -> int | None:
+        """COCO's 100, unless the evaluator is told another number; the model may give fewer."""
+        topk = self._get("model.roi_heads.box_predictor.test_topk_per_image") or 100
+        return min(topk, self._get("dataloader.evaluator.max_dets_per_image") or 100)
 
     def _instantiate(self, key: str) -> Any:
         try:

@@ -37,12 +37,14 @@ class DataExpectations:
         num_classes, num_keypoints: of the heads; None where the model has no such head or does not say.
         needs_masks: whether there is a mask head.
         mask_format: the mapper's instance_mask_format, "polygon" or "bitmask".
+        max_dets: how many detections of an image are scored; None where the config does not say.
     """
 
     num_classes: int | None
     num_keypoints: int | None
     needs_masks: bool
     mask_format: str
+    max_dets: int | None
 
 
 @dataclass
@@ -178,6 +180,14 @@ class RunConfig(ABC):
         Args:
             final: whether training is over; test-time augmentation waits for that.
         """
+
+    def check_evaluation(self) -> None:
+        """Finds before training what would stop the evaluation after it.
+
+        Raises:
+            ConfigError: a test set that no evaluator is for.
+        """
+        return
 
     def build_hooks(self, model: nn.Module) -> list[HookBase]:
         """Hooks that the config requests, to come before the checkpointer."""

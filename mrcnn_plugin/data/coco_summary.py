@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 # Of the quantiles that a summary keeps: 0, 5, ..., 100%.
 QUANTILES = tuple(i / 20 for i in range(21))
-TYPES = {
+COCO_KEYPOINTS = 17
+#: The mean of COCO's 17 sigmas, for keypoints of which none is known.
+DEFAULT_OKS_SIGMA = 0.067
+CATEGORY_KEYS = ("id", "name", "keypoints", "skeleton", "keypoint_sigmas")
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(("id", "image_id", "category_id"), (int, "an integer")),
     **dict.fromkeys(("width", "height"), ((int, float), "a number")),
     **dict.fromkeys(("name", "file_name", "coco_url"), (str, "text")),
@@ -171,7 +175,7 @@ class Reader:
             self.check_skeleton(category)
         images = self.entries(dataset, "images", ("id", "width", "height"))
         summary = CocoSummary(
-            [{k: c[k] for k in ("id", "name", "keypoints", "skeleton") if k in c} for c in categories],
+            [{k: c[k] for k in CATEGORY_KEYS if k in c} for c in categories],
             [ClassCounts() for _ in categories],
             images=len(images),
             files=self.files(images),
@@ -219,6 +223,13 @@ class Reader:
             raise self.error(
                 f'category {category["id"]} has the "skeleton" {short(limbs)}, '
                 "expected pairs of keypoint numbers [[1, 2], ...]; mend it"
+            )
+
+        sigmas = category.get("keypoint_sigmas", [])
+        if not (isinstance(sigmas, list) and all(is_finite(sigma) and sigma > 0 for sigma in sigmas)):
+            raise self.error(
+                f'category {category["id"]} has the "keypoint_sigmas" {short(sigmas)}, '
+                "expected one positive number for each keypoint; correct it"
             )
 
     def files(self, images: list[dict]) -> dict[str, list[str]]:

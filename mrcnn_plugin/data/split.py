@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from detectron2.data import MetadataCatalog
 
@@ -12,6 +14,15 @@ from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.errors import DatasetError
 
 from .registration import CUSTOM_PREFIX, ensure_registered
+
+Item = TypeVar("Item")
+
+
+def choose(items: Sequence[Item], fraction: float, seed: int) -> set[Item]:
+    """The fraction, in (0, 1), of two or more items that `seed` draws: at least one, and not all."""
+    shuffled = list(items)
+    random.Random(seed).shuffle(shuffled)
+    return set(shuffled[: min(max(round(fraction * len(shuffled)), 1), len(shuffled) - 1)])
 
 
 def hold_out(name: str, folder: str | Path, *, fraction: float = 0.2, seed: int = 0) -> tuple[str, str]:
@@ -40,8 +51,7 @@ def hold_out(name: str, folder: str | Path, *, fraction: float = 0.2, seed: int 
     ids = sorted(image["id"] for image in dataset["images"])
     if len(ids) < 2:
         raise DatasetError(f"{json_file}: {len(ids)} images cannot be split; name a test set of your own")
-    random.Random(seed).shuffle(ids)
-    held_out = set(ids[: min(max(round(fraction * len(ids)), 1), len(ids) - 1)])
+    held_out = choose(ids, fraction, seed)
     names = []
     for part, is_in in (("train", lambda i: i not in held_out), ("held_out", lambda i: i in held_out)):
         chosen = {

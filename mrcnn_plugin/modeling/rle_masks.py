@@ -18,7 +18,8 @@ class RLEMasks(list):
     def __init__(self, rles: Iterable[dict[str, Any]] = ()) -> None:
         super().__init__(rles)
 
-    def __getitem__(self, item: int | slice | Tensor) -> Any:
+    # Also by a tensor, as Instances select; an index or a slice does what it does to a list.
+    def __getitem__(self, item: Any) -> Any:
         if isinstance(item, Tensor) and item.dim() > 0:
             if item.dtype == torch.bool:
                 if len(item) != len(self):

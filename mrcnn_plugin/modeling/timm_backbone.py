@@ -127,7 +127,7 @@ class TimmBackbone(Backbone):
         # In the order of the network, as timm gives the maps out.
         self._out_features = sorted(out_features, key=levels.__getitem__)
         indices = [levels[feature] for feature in self._out_features]
-        self.net = _create(name, {**args, "out_indices": tuple(indices)})
+        self.net: Any = _create(name, {**args, "out_indices": tuple(indices)})
         _set_norm(self.net, name, norm)
         info = self.net.feature_info
         self._out_feature_channels = dict(zip(self._out_features, info.channels()))
@@ -209,7 +209,7 @@ def _check_name(timm: ModuleType, name: str) -> None:
     raise ConfigError(f"timm has no model {name!r}{hint}")
 
 
-def _create(name: str, args: Mapping[str, Any]) -> nn.Module:
+def _create(name: str, args: Mapping[str, Any]) -> Any:
     """timm's features_only model; its refusals as ConfigError."""
     try:
         return import_timm().create_model(name, features_only=True, **args)
@@ -227,7 +227,7 @@ def _create(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 #: Arguments by which models of fixed input size take any; the first that a model knows is used.
-_ANY_SIZE = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
+_ANY_SIZE: tuple[dict[str, bool], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
 def _levels(name: str, args: dict[str, Any], output_stride: int) -> tuple[dict[str, int], dict[str, Any]]:
@@ -279,7 +279,7 @@ def _set_norm(net: nn.Module, name: str, norm: str) -> None:
 
 
 def _check_maps(
-    name: str, probe: nn.Module, shapes: Mapping[str, ShapeSpec], multiple: int, in_channels: int
+    name: str, probe: Any, shapes: Mapping[str, ShapeSpec], multiple: int, in_channels: int
 ) -> bool:
     """Whether the maps are (N, H, W, C); ConfigError unless each has its stride at any multiple."""
     problem = _misfit(probe, shapes, multiple, in_channels, channels_last=False)
@@ -295,7 +295,7 @@ def _check_maps(
 
 
 def _misfit(
-    probe: nn.Module, shapes: Mapping[str, ShapeSpec], multiple: int, in_channels: int, *, channels_last: bool
+    probe: Any, shapes: Mapping[str, ShapeSpec], multiple: int, in_channels: int, *, channels_last: bool
 ) -> str | None:
     """What is wrong with the maps of an image of 8 x 9 times `multiple` pixels, if anything."""
     height, width = 8 * multiple, 9 * multiple

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,6 +13,28 @@ from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.paste_masks import check_inputs
 
 RLE = dict[str, Any]
+
+
+@overload
+def encode_masks(
+    masks: Tensor,
+    boxes: Tensor | Any,
+    image_shape: tuple[int, int],
+    threshold: float = ...,
+    *,
+    return_stats: Literal[False] = ...,
+) -> list[RLE]: ...
+
+
+@overload
+def encode_masks(
+    masks: Tensor,
+    boxes: Tensor | Any,
+    image_shape: tuple[int, int],
+    threshold: float = ...,
+    *,
+    return_stats: Literal[True],
+) -> tuple[list[RLE], Tensor, Tensor]: ...
 
 
 def encode_masks(
@@ -69,5 +91,7 @@ if native("cpu"):
         n = masks.shape[0]
         size = torch.library.get_ctx().new_dynamic_size()
         counts = masks.new_empty((size,), dtype=torch.uint8)
-        longs = [masks.new_empty(shape, dtype=torch.int64) for shape in ((n + 1,), (n,), (n, 4))]
-        return counts, *longs
+        offsets, areas, tight = (
+            masks.new_empty(shape, dtype=torch.int64) for shape in ((n + 1,), (n,), (n, 4))
+        )
+        return counts, offsets, areas, tight

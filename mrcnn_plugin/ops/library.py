@@ -1,8 +1,9 @@
 """Loads the native libraries that setup.py builds, and says which devices they serve.
 
 `_C.so` holds the schemas and the CPU kernels, `_C_cuda.so` the CUDA kernels; the second is loaded only
-where torch itself was built with CUDA. Where a library is missing, the ops run on their PyTorch reference
-(`mrcnn_plugin.ops.reference`), which is slow: that is said once, with what is missing.
+where torch itself was built with CUDA. Where a library is missing, RoIAlign of averages runs on torchvision's
+op, and the other ops on their PyTorch reference (`mrcnn_plugin.ops.reference`), which is slow: that is said
+once per device type, with what is missing.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ STATUS["cuda"] = _load("cuda") if STATUS["cpu"] is None else STATUS["cpu"]
 def _warn_once(device_type: str) -> None:
     reason = STATUS.get(device_type) or STATUS["cpu"] or f"no kernels exist for device type {device_type!r}"
     warnings.warn(
-        f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. The PyTorch reference ops "
-        "are used instead: same results, much slower. Mend: install a C++ compiler (and nvcc for CUDA) and "
-        "reinstall with `pip install --no-build-isolation -e .`",
+        f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. torchvision's RoIAlign and "
+        "PyTorch reference ops are used instead: same results, slower. To fix it, install a C++ compiler "
+        "(and nvcc for CUDA) and reinstall with `pip install --no-build-isolation -e .`",
         stacklevel=4,
     )
 

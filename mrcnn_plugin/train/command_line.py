@@ -89,6 +89,7 @@ def setup(args: argparse.Namespace) -> RunConfig:
     notes = [fit_to_device(config), *fit_to_dataset(config)]
     choices = config.fit_to_data()
     _check_batch_size(config)
+    config.check_evaluation()
     if not args.resume:
         check_weights(config.init_checkpoint, config.keys.init_checkpoint)
     _open_run_folder(config, args)

@@ -136,7 +136,8 @@ def _forwarded_signals() -> Iterator[None]:
     def forward(signum: int, frame: object) -> None:
         received.append(signum)
         for process in mp.active_children():
-            os.kill(process.pid, signum)
+            if process.pid is not None:
+                os.kill(process.pid, signum)
 
     former = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.tiny_runs import metrics_of, train_in_process
 
 from mrcnn_plugin.config import fit_to_dataset, load_config
@@ -148,3 +149,31 @@ def test_expected_results(yaml_file, tmp_path):
     assert stop.value.code == 1
     with pytest.raises(ConfigError, match=r"no task 'box' in the results, which have \['bbox', 'segm'\]"):
         train_in_process([*evaluate, "TEST.EXPECTED_RESULTS=[['box', 'AP', 50.0, 60.0]]"])
+
+
+def test_an_evaluator_that_does_not_exist_is_found_before_training(yaml_file, tmp_path):
+    MetadataCatalog.get("panoptic").set(evaluator_type="coco_panoptic_seg")
+    DatasetCatalog.register("panoptic", list)
+    try:
+        line = [
+            "--config-file",
+            str(yaml_file),
+            "OUTPUT_DIR",
+            str(tmp_path),
+            "DATASETS.TEST",
+            "('panoptic',)",
+        ]
+        with pytest.raises(ConfigError, match="'panoptic' has evaluator_type 'coco_panoptic_seg', expected"):
+            train_in_process(line)
+        assert not list(tmp_path.glob("*.pth"))
+    finally:
+        DatasetCatalog.remove("panoptic")
+        MetadataCatalog.remove("panoptic")
+
+
+def test_as_many_detections_are_scored_as_the_model_gives(yaml_file):
+    config = load_config(str(yaml_file), ["TEST.DETECTIONS_PER_IMAGE", "300"])
+    fit_to_dataset(config)
+    (test_set,) = config.test_sets(final=False)
+    assert test_set.evaluator._max_dets_per_image == [1, 10, 300]
+    assert config.expected_of_data().max_dets == 300

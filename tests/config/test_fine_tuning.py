@@ -95,6 +95,9 @@ def test_schedule_of_what_is_given():
     settings = chosen(summary_of(images=10), epochs=2.5, batch_size=3)
     assert settings["train.max_iter"] == 9  # 25 images
     assert settings["dataloader.train.total_batch_size"] == 3
+    settings = chosen(summary_of(images=400), max_iter=80)
+    assert settings["lr_multiplier.warmup_length"] == 8 / 80
+    assert settings["train.eval_period"] == 20
 
 
 @pytest.mark.parametrize(
@@ -111,6 +114,13 @@ def test_detections_follow_the_densest_image(densest, expected):
 def test_rois_follow_the_number_of_instances(instances, expected):
     key = "model.roi_heads.batch_size_per_image"
     assert chosen(summary_of(instances=instances))[key] == expected
+
+
+def test_rle_masks_are_read_as_bitmasks():
+    key, summary = "dataloader.train.mapper.instance_mask_format", summary_of()
+    assert key not in chosen(summary)
+    summary.rle_mask = 1
+    assert chosen(summary)[key] == "bitmask"
 
 
 def test_rare_classes_are_repeated():

@@ -11,13 +11,14 @@ import torchvision
 from helpers.roi_align_oracle import Setting, max_is_tied, random_setting, roi_align_oracle
 from helpers.simd_levels import simd_levels
 
-from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align
+from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align, roi_align_fallback
 from mrcnn_plugin.ops.reference import roi_align as reference
 
 # Unit roundoff of the halves: values are rounded once, after sums in float32.
 ROUNDING = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
+@pytest.mark.usefixtures("kernels")
 def test_hand_computed_average_and_maximum():
     feature = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None]
     box = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]])
@@ -29,6 +30,7 @@ def test_hand_computed_average_and_maximum():
     assert roi_align(feature, box, (1, 2), 1.0, 1).flatten().tolist() == [2.5, 3.0]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_samples_outside_count_as_zero():
     feature = torch.full((1, 1, 4, 4), 2.0)
     box = torch.tensor([[0.0, -4.0, 0.0, 4.0, 4.0]])
@@ -94,6 +96,7 @@ def test_2000_random_settings_against_oracle():
 @pytest.mark.parametrize("mode", ["avg", "max"])
 def test_reference_twin_against_oracle(mode, monkeypatch):
     monkeypatch.setattr(library, "native", lambda device_type: False)
+    monkeypatch.setattr(roi_align_fallback, "multi_level_roi_align", reference.multi_level_roi_align)
     rng = np.random.default_rng(7)
     for i in range(12):
         setting = random_setting(rng)
@@ -101,10 +104,32 @@ def test_reference_twin_against_oracle(mode, monkeypatch):
         assert compare(setting, torch.float32, i) <= 1
 
 
-def test_reference_twin_is_used_without_native_kernels(monkeypatch):
+def test_fallback_against_oracle(monkeypatch):
     monkeypatch.setattr(library, "native", lambda device_type: False)
-    monkeypatch.setattr(reference, "multi_level_roi_align", lambda *arguments: "the twin")
-    assert roi_align(torch.zeros(1, 1, 2, 2), torch.zeros(1, 5), 1) == "the twin"
+    rng = np.random.default_rng(8)
+    for i in range(12):
+        setting = random_setting(rng)
+        setting.mode = "avg"
+        assert compare(setting, torch.float32, i) <= 1
+
+
+def test_without_native_kernels_torchvision_averages_and_the_reference_does_the_rest(monkeypatch):
+    def called(*arguments):
+        raise NotImplementedError("the reference")
+
+    monkeypatch.setattr(library, "native", lambda device_type: False)
+    monkeypatch.setattr(reference, "multi_level_roi_align", called)
+    features, box = torch.rand(1, 1, 8, 8), torch.tensor([[0.0, 1, 1, 6, 5]])
+    expected = torchvision.ops.roi_align(features, box, 2)
+    assert torch.equal(roi_align(features, box, 2), expected)
+    for image, boxes, mode in (
+        (features, box, "max"),
+        (features, torch.tensor([[0.0, 0, 0, 1e9, 5]]), "avg"),
+        (features, torch.tensor([[0.0, 5, 0, 1, 5]]), "avg"),
+        (features.double(), box, "avg"),
+    ):
+        with pytest.raises(NotImplementedError, match="the reference"):
+            roi_align(image, boxes, 2, mode=mode)
 
 
 GRID = list(
@@ -123,6 +148,7 @@ def boxes_for(features: torch.Tensor, scale: float, count: int = 24) -> torch.Te
     return torch.cat([index, start, start + size], dim=1).to(features.dtype)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(2, 21, 30, 45), (1, 3, 5, 3), (3, 1, 1, 1), (1, 130, 9, 70)])
 def test_equal_to_torchvision(dtype, shape):
@@ -144,6 +170,7 @@ def test_equal_to_torchvision(dtype, shape):
         torch.testing.assert_close(mine.grad, theirs.grad, **tolerance)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_list_of_boxes_and_module_equal_torchvision():
     features = torch.randn(2, 8, 20, 20)
     boxes = [
@@ -157,6 +184,7 @@ def test_list_of_boxes_and_module_equal_torchvision():
     assert "sampling_ratio=2" in repr(pooler)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_pyramid_equals_one_level_at_a_time(channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -186,6 +214,7 @@ def test_pyramid_equals_one_level_at_a_time(channels_last):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_backward_gives_the_same_bits_for_any_number_of_threads(channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -32,8 +32,8 @@ def encode_masks(
         tight.append(coco_mask.toBbox(rle))
     counts = torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *codes]))
     offsets = torch.tensor([0, *np.cumsum([len(code) for code in codes])], dtype=torch.int64)
-    tight = torch.from_numpy(np.array(tight, dtype=np.int64).reshape(-1, 4))
-    return counts, offsets, torch.tensor(areas, dtype=torch.int64), tight
+    boxes_xywh = torch.from_numpy(np.array(tight, dtype=np.int64).reshape(-1, 4))
+    return counts, offsets, torch.tensor(areas, dtype=torch.int64), boxes_xywh
 
 
 def paste_region(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:
