@@ -27,7 +27,8 @@ Kernel select_kernel(SimdLevel level, Kernel baseline, Kernel avx2, Kernel avx51
 #define MRCNN_FOR_LEVEL(level, ...) \
   mrcnn_plugin::select_kernel(level, &baseline::__VA_ARGS__, &avx2::__VA_ARGS__, &avx512::__VA_ARGS__)
 #else
-#define MRCNN_FOR_LEVEL(level, ...) (static_cast<void>(level), &baseline::__VA_ARGS__)
+#define MRCNN_FOR_LEVEL(level, ...) \
+  mrcnn_plugin::select_kernel(level, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__, &baseline::__VA_ARGS__)
 #endif
 
 }  // namespace mrcnn_plugin
