@@ -12,7 +12,7 @@ from ..common.optim import AdamW as optimizer
 from ..common.schedule import use_multi_step
 from ..common.train import train
 
-use_timm(model, dataloader, "convnext_tiny", drop_path_rate=0.4)
+use_timm(model, dataloader, name="convnext_tiny", drop_path_rate=0.4)
 train.init_checkpoint = "timm://convnext_tiny.fb_in1k"
 dataloader.train.mapper.update(augmentations=detr(), recompute_boxes=True)
 

@@ -10,8 +10,8 @@ from .schedule import use_cosine
 def use_fine_tuning(dataloader, optimizer, train):
     """Settings that do not follow from the data, for AdamW.
 
-    dataloader.train.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT is to be given; without a test set a part of
-    it is held out.
+    dataloader.train.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT is to be given; without a test set a part
+    of it is held out.
 
     Returns:
         The learning rate's multiplier; the recipe sets the length of the run and of the warm-up.
@@ -19,13 +19,13 @@ def use_fine_tuning(dataloader, optimizer, train):
     dataloader.train.dataset.names = ""
     dataloader.test.dataset.names = ""
     optimizer.update(weight_decay=0.05, clip_norm=1.0)
-    train.recipe = "fine_tune"
+    train.update(recipe="fine_tune", eval_period=250, checkpointer=dict(period=250, max_to_keep=5))
     return use_cosine(train, max_iter=1000, warmup_iter=100)
 
 
 def use_efficientnet_lite0(model, dataloader, train, *, channels=128):
-    """EfficientNet-Lite0 with ImageNet weights below a narrow FPN and narrow heads: trained on a CPU in minutes."""
-    use_timm(model, dataloader, "tf_efficientnet_lite0", norm="FrozenBN", freeze_at=1)
+    """EfficientNet-Lite0 with ImageNet weights below a narrow FPN and narrow heads: for training on a CPU."""
+    use_timm(model, dataloader, name="tf_efficientnet_lite0", norm="FrozenBN", freeze_at=1)
     model.backbone.out_channels = channels
     model.proposal_generator.update(pre_nms_topk=(1000, 1000), post_nms_topk=(1000, 500))
     heads = model.roi_heads

@@ -9,6 +9,7 @@ from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
     CosineParamScheduler,
+    LinearParamScheduler,
     MultiStepParamScheduler,
 )
 
@@ -48,11 +49,14 @@ def use_schedule_3x(train):
 def use_cosine(train, *, max_iter, warmup_iter):
     """Linear warm-up over `warmup_iter`, then down to a hundredth of the rate along a cosine."""
     train.max_iter = max_iter
-    return L(WarmupParamScheduler)(
-        scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
-        warmup_length=warmup_iter / max_iter,
-        warmup_method="linear",
-        warmup_factor=0.01,
+    warmup = warmup_iter / max_iter
+    return L(CompositeParamScheduler)(
+        schedulers=[
+            L(LinearParamScheduler)(start_value=0.01, end_value=1.0),
+            L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
+        ],
+        lengths=[warmup, 1 - warmup],
+        interval_scaling=["rescaled", "rescaled"],
     )
 
 

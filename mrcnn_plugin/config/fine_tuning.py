@@ -142,7 +142,9 @@ class FineTuning:
         yield Choice("dataloader.train.total_batch_size", batch_size, f"images at once on {self.device}")
         yield Choice("train.epochs", epochs, f"{epochs * self.images:.0f} images are seen in all")
         yield length
-        yield Choice("lr_multiplier.warmup_length", warmup / iterations, f"{warmup} iterations")
+        share = round(warmup / iterations, 6)
+        why = f"{warmup} iterations of warm-up, the others of decay"
+        yield Choice("lr_multiplier.lengths", [share, round(1 - share, 6)], why)
         yield Choice("optimizer.lr", rate, f"{_BASE_LR:g} for 16 images, by the square root of the batch")
         yield Choice("train.eval_period", quarter, "four evaluations in all")
         yield Choice("train.checkpointer.period", quarter, "as often")

@@ -82,7 +82,7 @@ def test_schedule():
     # 2400 images of 400: 6 epochs, 600 iterations of 4.
     assert settings["train.epochs"] == 6
     assert settings["train.max_iter"] == 600
-    assert settings["lr_multiplier.warmup_length"] == pytest.approx(60 / 600)
+    assert settings["lr_multiplier.lengths"] == [0.1, 0.9]
     assert settings["train.eval_period"] == settings["train.checkpointer.period"] == 150
     assert settings["optimizer.lr"] == pytest.approx(1e-3 / 2), "a quarter of 16 images"
     assert chosen(summary_of(images=8))["train.epochs"] == 100
@@ -96,7 +96,7 @@ def test_schedule_of_what_is_given():
     assert settings["train.max_iter"] == 9  # 25 images
     assert settings["dataloader.train.total_batch_size"] == 3
     settings = chosen(summary_of(images=400), max_iter=80)
-    assert settings["lr_multiplier.warmup_length"] == 8 / 80
+    assert settings["lr_multiplier.lengths"] == [0.1, 0.9], "8 of 80"
     assert settings["train.eval_period"] == 20
 
 

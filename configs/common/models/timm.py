@@ -5,7 +5,7 @@ from detectron2.config import LazyCall as L
 from mrcnn_plugin.modeling import TimmBackbone, timm_normalization
 
 
-def use_timm(model, dataloader, name, **arguments):
+def use_timm(model, dataloader, *, name, **arguments):
     """timm's model `name` below the FPN, and images as its weights expect them; changes both in place.
 
     `arguments` are those of `TimmBackbone`. The FPN stands on res2 to res5.
