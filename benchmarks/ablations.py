@@ -10,7 +10,7 @@ the direction of a difference and not its size.
 
 from __future__ import annotations
 
-# First, since it mends Detectron2 for the installed libraries.
+# First, since it adapts Detectron2 for the installed libraries.
 import mrcnn_plugin  # noqa: F401
 
 # isort: split

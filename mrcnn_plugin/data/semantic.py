@@ -1,4 +1,4 @@
-"""Semantic labels beside instances: one PNG an image, in COCO-stuff's layout.
+"""Semantic labels beside instances: one PNG per image, in COCO-stuff's layout.
 
     ROOT/coco/stuffthingmaps/{train2017,val2017}/000000000009.png
     ROOT/shapes/stuffthingmaps/{train,val}/000000.png

@@ -184,7 +184,7 @@ def evaluate_coco(
         task: "bbox", "segm", "keypoints", or "boundary": masks by the lesser of their IoU and that of their
             boundaries (Boundary IoU, arXiv 2103.16562), which only faster-coco-eval has.
         img_ids: images to score; all by default.
-        max_dets: numbers of detections an image, the last one for AP; of no effect on keypoints.
+        max_dets: numbers of detections per image, the last one for AP; of no effect on keypoints.
         kpt_oks_sigmas: of OKS, one a keypoint; COCO's 17 by default.
         faster: by faster-coco-eval, which must be installed; else by pycocotools.
         dilation_ratio: width of a boundary, inwards, as a part of the image's diagonal; for "boundary" only.
@@ -227,7 +227,7 @@ def _as_mask(result: dict) -> dict:
 
 
 def _scorer(faster: bool, custom_max_dets: bool) -> tuple[type, type]:
-    """COCOeval and COCO of one library; their own summary knows no more than 100 detections an image."""
+    """COCOeval and COCO of one library; their own summary knows no more than 100 detections per image."""
     if not faster:
         return d2.COCOevalMaxDets if custom_max_dets else COCOeval, COCO
     import faster_coco_eval

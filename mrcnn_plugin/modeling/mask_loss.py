@@ -87,7 +87,7 @@ def log_metrics(predicted: Tensor, targets: Tensor) -> None:
 
 @torch.no_grad()
 def visualize(probabilities: Tensor, targets: Tensor) -> None:
-    """Puts one picture an RoI in the event storage: predicted probabilities beside the target."""
+    """Puts one picture per RoI in the event storage: predicted probabilities beside the target."""
     storage = get_event_storage()
     pairs = torch.cat([probabilities.float(), targets.float()], dim=2).cpu()
     for i, pair in enumerate(pairs):

@@ -27,7 +27,7 @@ def mask_targets(
     many samples as a cell has pixels, and a cell is inside at >= 0.5.
 
     Args:
-        gt_masks: Detectron2's PolygonMasks or BitMasks of N instances, one a box.
+        gt_masks: Detectron2's PolygonMasks or BitMasks of N instances, one per box.
         boxes: (N, 4) xyxy in image pixels.
         mask_size: M.
 
@@ -42,7 +42,7 @@ def mask_targets(
     if not isinstance(gt_masks, (PolygonMasks, BitMasks)):
         raise TypeError(f"gt_masks must be PolygonMasks or BitMasks, got {type(gt_masks).__name__}")
     if len(gt_masks) != len(boxes):
-        raise ValueError(f"gt_masks must hold one mask a box, got {len(gt_masks)} for {len(boxes)} boxes")
+        raise ValueError(f"gt_masks must hold one mask per box, got {len(gt_masks)} for {len(boxes)} boxes")
     if type(gt_masks) is PolygonMasks:
         return rasterize_polygons(gt_masks.polygons, boxes, mask_size)
     if type(gt_masks) is BitMasks:

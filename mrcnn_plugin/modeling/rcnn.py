@@ -71,7 +71,7 @@ class MaskRCNN(GeneralizedRCNN):
         """As GeneralizedRCNN.inference, but for the form of the masks.
 
         Returns:
-            One {"instances": Instances} an image, at its "height" x "width", with `pred_boxes`, `scores`,
+            One {"instances": Instances} per image, at its "height" x "width", with `pred_boxes`, `scores`,
             `pred_classes`, masks as `mask_format` says, `pred_keypoints` (R, K, 3). With
             `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (R, 1, M, M).
         """

@@ -63,7 +63,7 @@ def simd_level() -> str:
 def native(device_type: str) -> bool:
     """Whether the native kernels for tensors on `device_type` ("cpu", "cuda", ...) are loaded.
 
-    "meta" counts as native where the schemas are loaded: fake kernels then answer. Warns once a device
+    "meta" counts as native where the schemas are loaded: fake kernels then answer. Warns once per device
     type where they are not.
     """
     if STATUS["cpu"] is None and (device_type == "meta" or STATUS.get(device_type, "") is None):

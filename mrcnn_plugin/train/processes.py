@@ -153,7 +153,7 @@ def _forwarded_signals() -> Iterator[None]:
 
 
 def run(main: Callable[..., Any], *launch_args: Any) -> int:
-    """`launch`, with an exit status in place of errors that a person can mend.
+    """`launch`, with an exit status in place of errors that a person can fix.
 
     Returns:
         0, or what `main` returned; 2 after a ConfigError or DatasetError, printed as one line; 128 + signal

@@ -30,7 +30,7 @@ class MaskScoringROIHeads(MaskRCNNROIHeads):
         """
         Args:
             mask_iou_head: a MaskIoUHead, or a module of its `forward` and `loss_weight`.
-            kwargs: as MaskRCNNROIHeads; `mask_head` must predict one mask a RoI (FCNMaskHead, MLPMaskHead),
+            kwargs: as MaskRCNNROIHeads; `mask_head` must predict one mask per RoI (FCNMaskHead, MLPMaskHead),
                 from the features of a `mask_pooler`.
         """
         super().__init__(**kwargs)

@@ -54,7 +54,7 @@ class LevelFusion(nn.ModuleList):
         """(R, L, ...) to (R, ...): the maximum over l of layer_l(x[:, l])."""
         if x.shape[1] != len(self):
             raise ValueError(
-                f"x must have shape (R, {len(self)}, ...), one entry a level, got {tuple(x.shape)}"
+                f"x must have shape (R, {len(self)}, ...), one entry per level, got {tuple(x.shape)}"
             )
         return torch.stack([layer(one) for layer, one in zip(self, x.unbind(1))]).amax(0)
 

@@ -3,7 +3,7 @@
 2018 Data Science Bowl (https://www.kaggle.com/c/data-science-bowl-2018/data), a folder a picture:
 
     ROOT/ID/images/ID.png
-    ROOT/ID/masks/*.png          one binary mask an instance
+    ROOT/ID/masks/*.png          one binary mask per instance
 
 Penn-Fudan (https://www.cis.upenn.edu/~jshi/ped_html), one mask a picture:
 

@@ -1,6 +1,6 @@
 """YOLO's folders of polygons: images/, labels/ and data.yaml, as Ultralytics documents them.
 
-https://docs.ultralytics.com/datasets/segment: one text file a picture, one line an instance,
+https://docs.ultralytics.com/datasets/segment: one text file per picture, one line per instance,
 `class x1 y1 x2 y2 ...`, coordinates as fractions of the picture's width and height. Five numbers are a box,
 `class x y width height` of its centre.
 """
