@@ -179,7 +179,7 @@ def configs_of(names: Iterable[str]) -> list[str]:
 
 
 def verdict(paper: float, ours: list[float]) -> str:
-    """Whether our differences, one a seed, have the sign of the paper's."""
+    """Whether our differences, one per seed, have the sign of the paper's."""
     if not ours:
         return "no result"
     if abs(paper) < TIE:

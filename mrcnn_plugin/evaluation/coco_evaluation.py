@@ -54,8 +54,8 @@ class COCOEvaluator(d2.COCOEvaluator):
         Args:
             inputs: dicts with "image_id".
             outputs: dicts with "instances" (`Instances` with pred_boxes, scores, pred_classes and optionally
-                pred_masks, (N, H, W) bool, or pred_masks_rle, mask_scores, and pred_keypoints, (N, K, 3)), or
-                "proposals".
+                pred_masks, (K, H, W) bool, or pred_masks_rle, mask_scores, and pred_keypoints,
+                (K, num_keypoints, 3)), or "proposals".
         """
         for single_input, output in zip(inputs, outputs):
             prediction = {"image_id": single_input["image_id"]}
@@ -185,7 +185,7 @@ def evaluate_coco(
             boundaries (Boundary IoU, arXiv 2103.16562), which only faster-coco-eval has.
         img_ids: images to score; all by default.
         max_dets: numbers of detections per image, the last one for AP; of no effect on keypoints.
-        kpt_oks_sigmas: of OKS, one a keypoint; COCO's 17 by default.
+        kpt_oks_sigmas: of OKS, one per keypoint; COCO's 17 by default.
         faster: by faster-coco-eval, which must be installed; else by pycocotools.
         dilation_ratio: width of a boundary, inwards, as a part of the image's diagonal; for "boundary" only.
 

@@ -72,8 +72,8 @@ class MaskRCNN(GeneralizedRCNN):
 
         Returns:
             One {"instances": Instances} per image, at its "height" x "width", with `pred_boxes`, `scores`,
-            `pred_classes`, masks as `mask_format` says, `pred_keypoints` (R, K, 3). With
-            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (R, 1, M, M).
+            `pred_classes`, masks as `mask_format` says, `pred_keypoints` (K, num_keypoints, 3). With
+            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (K, 1, M, M).
         """
         results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
         if not do_postprocess:

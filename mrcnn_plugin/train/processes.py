@@ -42,7 +42,7 @@ def launch(
     here and talk through gloo.
 
     Args:
-        num_processes: on this machine; one a GPU.
+        num_processes: on this machine; one per GPU.
         dist_url: where the processes meet; "auto" takes a free local port (one machine only).
 
     Returns:

@@ -82,7 +82,7 @@ class MaskScoringROIHeads(MaskRCNNROIHeads):
         }
 
     def _score_masks(self, x: Tensor, instances: list[Instances]) -> None:
-        """Sets `mask_scores` (R_i,), from `scores` and the predicted IoU (paper section 3.2)."""
+        """Sets `mask_scores` (K_i,), from `scores` and the predicted IoU (paper section 3.2)."""
         masks = torch.cat([image.pred_masks for image in instances])
         classes = torch.cat([image.pred_classes for image in instances])
         iou = self.mask_iou_head(x, masks, classes)

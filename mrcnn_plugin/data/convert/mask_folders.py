@@ -1,6 +1,6 @@
 """Folders of instance masks as pictures, in two published layouts.
 
-2018 Data Science Bowl (https://www.kaggle.com/c/data-science-bowl-2018/data), a folder a picture:
+2018 Data Science Bowl (https://www.kaggle.com/c/data-science-bowl-2018/data), one folder per picture:
 
     ROOT/ID/images/ID.png
     ROOT/ID/masks/*.png          one binary mask per instance

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     counts = ", ".join(f"{count} for {split}" for split, count in SPLITS.items())
     result.add_argument(
-        "--images", type=int, default=argparse.SUPPRESS, help=f"images a split (default: {counts})"
+        "--images", type=int, default=argparse.SUPPRESS, help=f"images per split (default: {counts})"
     )
     result.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     result.add_argument("--seed", type=int, default=0, help="the same seed draws the same set")
