@@ -26,8 +26,12 @@ SAME_CLASSES = 'give "categories" the same names in the same order of ids'
 
 @dataclass
 class DatasetReport:
-    """summaries: by data set name, None for those not in COCO format, of which only the folders were checked;
-    warnings: what to know that does not stop training. str() is the table for the log."""
+    """What `check_datasets` found; str() is the table for the log.
+
+    Attributes:
+        summaries: by data set name; None for those not in COCO format, whose folders alone were checked.
+        warnings: what to know that does not stop training.
+    """
 
     summaries: dict[str, CocoSummary | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -49,7 +53,7 @@ def title_of(name: str) -> str:
 
 
 def overview(summaries: dict[str, CocoSummary]) -> str:
-    """One column a data set."""
+    """One column per data set."""
     rows = {
         "images": "images",
         "without annotations": "empty_images",
@@ -89,16 +93,20 @@ def check_datasets(
     training: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> DatasetReport:
-    """Check data sets against a model before any time is spent on training.
+    """Checks data sets against a model before any time is spent on training.
 
-    names: registered, built-in (drawn if need be) or of the form coco:ANNOTATIONS.json:IMAGE_ROOT;
-    num_classes, num_keypoints: of the model's heads, None for not to be checked; class_names: the classes in
-    the order that the model knows them; needs_masks: the model has a mask head; mask_format: the mapper's
-    instance_mask_format; max_dets: how many detections of an image are scored; training: False for sets that
-    are only evaluated, which may lack instances;
-    cache_dir: where the counts of unchanged files are kept.
+    Args:
+        names: registered, built-in (drawn if need be) or of the form coco:ANNOTATIONS.json:IMAGE_ROOT.
+        num_classes, num_keypoints: of the model's heads; None leaves them unchecked.
+        class_names: the classes in the order that the model knows them.
+        needs_masks: whether the model has a mask head.
+        mask_format: the mapper's instance_mask_format, "polygon" or "bitmask".
+        max_dets: how many detections of an image are scored; None leaves that unchecked.
+        training: False for sets that are only evaluated, which may lack instances.
+        cache_dir: where the counts of unchanged files are kept; None for `default_cache_dir()`.
 
-    Returns the report. Raises DatasetError, one line that names the file and how to fix it.
+    Raises:
+        DatasetError: a set cannot be used; one line that names the file and how to fix it.
     """
     names = as_names(names)
     ensure_registered(names)
@@ -120,7 +128,7 @@ def check_datasets(
 
 
 def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary | None:
-    """Check that the files of a data set exist; its summary, None where it is not in COCO format."""
+    """Checks that the files of a data set exist; its summary, None where it is not in COCO format."""
     if name in DRAWN_SETS:
         try:
             DRAWN_SETS[name]()
@@ -167,7 +175,7 @@ def path_fix(name: str, path: str | os.PathLike) -> str:
 
 
 def check_images(name: str, summary: CocoSummary, metadata: Metadata) -> None:
-    """Raise a DatasetError unless every listed image lies under the image root. One look at each folder."""
+    """Raises a DatasetError unless every listed image lies under the image root. One look at each folder."""
     root = metadata.image_root
     if not is_local(root):
         return

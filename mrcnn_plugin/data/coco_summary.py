@@ -108,8 +108,14 @@ def summarize(
 ) -> CocoSummary:
     """Summary of an annotation file; an unchanged file (path, size, time) is read only once.
 
-    cache_dir: where summaries are kept, `default_cache_dir()` when None; one that cannot be written is done
-    without; lvis: images are named by the end of their `coco_url`, as in LVIS. Raises DatasetError.
+    Args:
+        json_file: in COCO's format.
+        cache_dir: where summaries are kept, `default_cache_dir()` when None; where it cannot be written,
+            nothing is kept.
+        lvis: images are named by the end of their `coco_url`, as in LVIS.
+
+    Raises:
+        DatasetError: the file is missing or malformed.
     """
     path = Path(json_file)
     try:

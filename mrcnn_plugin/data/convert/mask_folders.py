@@ -30,11 +30,13 @@ DSB2018_LAYOUT = "folders with images/ (one picture) and masks/ (one PNG an inst
 
 
 def read_dsb2018(source: str | os.PathLike, options: Options = DEFAULTS) -> AnnotationSet:
-    """Read folders in the layout of the 2018 Data Science Bowl, found at any depth.
+    """Reads folders in the layout of the 2018 Data Science Bowl, found at any depth.
 
     Whatever is not 0 in a mask is its instance; masks may overlap. One class, `options.classes` or "nucleus".
-    A folder without masks/ is left out, one with an empty masks/ kept as a picture without instances. Raises
-    DatasetError.
+    A folder without masks/ is left out, one with an empty masks/ kept as a picture without instances.
+
+    Raises:
+        DatasetError: the folder has another layout, or a file cannot be read.
     """
     root = require_folder(absolute(source), f"expected {DSB2018_LAYOUT}")
     found = AnnotationSet(root, named_categories(one_class(options, "nucleus", root)))
@@ -68,11 +70,14 @@ def read_pennfudan(
     mask_folder: str = "PedMasks",
     mask_suffix: str = "_mask",
 ) -> AnnotationSet:
-    """Read pictures and their masks of instance ids in Penn-Fudan's layout, subfolders included.
+    """Reads pictures and their masks of instance ids in Penn-Fudan's layout, subfolders included.
 
     The mask of NAME.png is NAME + mask_suffix, a picture of one channel: grey of 1 to 32 bits, or a palette,
     whose indices are the ids. 0 is background. One class, `options.classes` or "person". A picture without a
-    mask is left out, one with an empty mask kept as a picture without instances. Raises DatasetError.
+    mask is left out, one with an empty mask kept as a picture without instances.
+
+    Raises:
+        DatasetError: the folder has another layout, or a file cannot be read.
     """
     root = absolute(source)
     layout = f"{image_folder}/NAME.png and {mask_folder}/NAME{mask_suffix}.png"
