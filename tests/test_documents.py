@@ -14,7 +14,9 @@ DOCUMENTS = [
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
 TOP = "benchmarks|configs|csrc|docs|mrcnn_plugin|projects|tests|\\.github"
-PATH = re.compile(rf"(?<![\w/.-])(?:{TOP})/[\w./*<>-]*|(?<![\w/.-])[\w-]+\.(?:md|toml|cff|py)(?![\w.])")
+PATH = re.compile(
+    rf"(?<![\w/.-])(?:{TOP})/[\w./*<>{{}},-]*|(?<![\w/.}}-])[\w-]+\.(?:md|toml|cff|py)(?![\w.])"
+)
 MODULE = re.compile(r"(?<![\w./])mrcnn_plugin(?:\.\w+)+")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -35,25 +37,34 @@ def code_of(text: str) -> Iterator[str]:
     yield from SPAN.findall(FENCE.sub("", text))
 
 
+def alternatives(path: str) -> list[str]:
+    """`{mask,keypoint}_rcnn.py` -> both names."""
+    choice = re.search(r"\{([^}]*)\}", path)
+    if choice is None:
+        return [path]
+    begin, end = path[: choice.start()], path[choice.end() :]
+    return [name for part in choice[1].split(",") for name in alternatives(begin + part + end)]
+
+
 def exists(path: str, document: str) -> bool:
     if "<" in path or "NAME" in path:
         return True
-    bases = [ROOT, ROOT / Path(document).parent]
-    # The index of the configs speaks of files by the folder that stands above their table.
     if "/" not in path:
-        return any(any(base.glob(f"**/{path}")) for base in (bases if document != "README.md" else [ROOT]))
-    return any(any(base.glob(path.rstrip("/"))) for base in bases)
+        # A file by its name alone: at the top, or in a folder that the text is about.
+        below = [ROOT / folder for folder in ("configs", "projects", "mrcnn_plugin")]
+        return (ROOT / path).exists() or any(any(folder.glob(f"**/{path}")) for folder in below)
+    return any(any(base.glob(path.rstrip("/"))) for base in (ROOT, ROOT / Path(document).parent))
 
 
 def names_of_paths(document: str) -> list[str]:
-    found = {m.rstrip(".") for code in code_of(text_of(document)) for m in PATH.findall(code)}
+    found = {m.rstrip(".,") for code in code_of(text_of(document)) for m in PATH.findall(code)}
     return sorted(found)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_exist(document):
     paths = names_of_paths(document)
-    assert [path for path in paths if not exists(path, document)] == []
+    assert [path for given in paths for path in alternatives(given) if not exists(path, document)] == []
 
 
 def resolves(name: str) -> bool:
