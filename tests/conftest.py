@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
 hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(os.getenv("CI")))
 hypothesis.settings.load_profile("project")
 
-pytest_plugins = ["helpers.run_fixtures"]
+pytest_plugins = ["helpers.run_fixtures", "helpers.cuda_backends"]
 
 
 def synthetic_inputs(sizes, num_instances=3, num_classes=80, masks=True, keypoints=False, num_keypoints=17):

@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "cuda_host"
+INSTRUMENT = ("-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
 KEEP_SECONDS = 3 * 24 * 3600
 #: PyTorch's C functions that engine/torch.cpp answers in place of PyTorch.
 WRAPPED = (
@@ -78,7 +79,7 @@ def build(
 def compile_flags(arch: int, cost: bool) -> list[str]:
     flags = [
         "-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -U_FORTIFY_SOURCE -Wall -Wno-class-memaccess",
-        "-Wno-unknown-pragmas -Wno-sign-compare -Wno-maybe-uninitialized -Wno-array-bounds -Wno-stringop-overflow",
+        "-Wno-unknown-pragmas -Wno-sign-compare -Wno-maybe-uninitialized -Wno-array-bounds",
         f"-DTORCH_TARGET_VERSION=0x020a000000000000 -DUSE_CUDA -DCUDA_HOST_ARCH={arch}",
         # Multiplications and additions are fused where a GPU may fuse them.
         "-ffp-contract=fast" + (" -mfma" if _has_fma() else ""),
@@ -95,13 +96,15 @@ def _has_fma() -> bool:
 
 
 class _Build:
-    """One source tree, compiled with one set of flags. Every file in the cache is named after what it is made of."""
+    """One source tree and one set of flags. Every file in the cache is named after what it is made of."""
 
     def __init__(self, tree: Mapping[str, str], flags: list[str]) -> None:
         self.cxx = os.environ.get("CXX") or "g++"
         self.tree = {path: source.for_host(text) for path, text in tree.items()}
         self.flags = flags
-        self.headers = _digest(flags, self.cxx, torch.__version__, *_texts("include/**/*"), *_texts("engine/*.h"))
+        self.headers = _digest(
+            flags, self.cxx, torch.__version__, *_texts("include/**/*"), *_texts("engine/*.h")
+        )
         self.digest = _digest(self.headers, *sorted(self.tree.items()))
         self.folder = CACHE / f"{self.digest}.csrc"
         torch_package = Path(importlib.util.find_spec("torch").submodule_search_locations[0])
@@ -127,11 +130,20 @@ class _Build:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
         # Every access of these to memory calls the engine; the engine's own files are compiled without.
-        line = [self.cxx, *self.flags, "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", *self.include]
+        line = [
+            self.cxx,
+            *self.flags,
+            "-fsanitize=thread",
+            "--param=tsan-instrument-func-entry-exit=0",
+            *self.include,
+        ]
         line += ["-include", str(self._prefix(line)), f"-ffile-prefix-map={self.folder}=csrc"]
         line += [f"-DCUDA_HOST_NAMESPACE={namespace}", "-x", "c++"]
-        jobs = {CACHE / f"{_digest(namespace, name)}.o": [*line, "-c", str(self.folder / name)] for name in [*sources, "ops.cpp"]}
-        flags = ["-O2" if flag == "-O1" else flag for flag in self.flags if not flag.startswith("-fsanitize")]
+        jobs = {
+            CACHE / f"{_digest(namespace, name)}.o": [*line, "-c", str(self.folder / name)]
+            for name in [*sources, "ops.cpp"]
+        }
+        flags = ["-O2" if flag == "-O1" else flag for flag in self.flags if "-fsanitize" not in flag]
         for path in sorted((HERE / "engine").glob("*.cpp")):
             name = CACHE / f"{_digest(self.headers, path.read_text())}.o"
             jobs[name] = [self.cxx, *flags, *self.include, "-c", str(path)]

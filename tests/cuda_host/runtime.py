@@ -41,7 +41,13 @@ class Host:
         self.configure()
 
     def configure(
-        self, order: str = "ascending", seed: int = 0, *, races: bool = True, cost: bool = False, stride: int = 1
+        self,
+        order: str = "ascending",
+        seed: int = 0,
+        *,
+        races: bool = True,
+        cost: bool = False,
+        stride: int = 1,
     ) -> None:
         """The order in which threads and blocks run, and what is checked and counted at each access."""
         self._library.cuda_host_set(

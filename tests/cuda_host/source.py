@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_SHARED = re.compile(r"(?<!\w)__shared__\s+(?!__align__)(?P<type>[^;=]+?)\s*\b(?P<name>\w+)(?P<extent>(?:\[[^\]]*\])*)\s*;")
+_SHARED = re.compile(
+    r"(?<!\w)__shared__\s+(?!__align__)(?P<type>[^;=]+?)\s*\b(?P<name>\w+)(?P<extent>(?:\[[^\]]*\])*)\s*;"
+)
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?(?P<type>\w+)\s+(?P<name>\w+)\[\]\s*;")
 _LAUNCH = re.compile(r"(?P<kernel>\w+)\s*<<<(?P<shape>.*?)>>>\s*\(", re.DOTALL)
 _KERNEL = re.compile(r"\b__global__\b")
@@ -38,7 +40,7 @@ def _definitions(text: str) -> list[tuple[int, str, str]]:
             bounds = _first_argument(text[launch_bounds.end() : at - 1])
         name = re.compile(r"\s*(?:void\s+)?(\w+)\s*\(").match(text, at)
         if name is None:
-            raise ValueError(f"no kernel is defined after __global__ in: {text[match.start():][:120]!r}")
+            raise ValueError(f"no kernel is defined after __global__ in: {text[match.start() :][:120]!r}")
         at = _closing(text, name.end())
         brace = re.compile(r"\s*\{").match(text, at)
         if brace:  # otherwise a declaration
