@@ -32,8 +32,8 @@ PLANTED = {
     "barrier removed": {
         "encode": (
             ENCODE,
-            "    before += all;\n    __syncthreads();\n  }\n  if (threadIdx.x == 0) flips[instance] = before;",
-            "    before += all;\n  }\n  if (threadIdx.x == 0) flips[instance] = before;",
+            "before += all;\n    __syncthreads();\n  }\n  if (threadIdx.x == 0) flips",
+            "before += all;\n  }\n  if (threadIdx.x == 0) flips",
             "scan_columns_kernel.*data race",
         ),
         "polygons": (
@@ -44,9 +44,9 @@ PLANTED = {
         ),
         "keypoints": (
             KEYPOINTS,
-            "threadIdx.x, kThreads));\n  __syncthreads();",
-            "threadIdx.x, kThreads));",
-            None,
+            "kRoundingSlack * limit, shared);\n  __syncthreads();",
+            "kRoundingSlack * limit, shared);",
+            "keypoints_kernel.*data race",
         ),
         "roi_align": (
             FORWARD,
@@ -83,7 +83,7 @@ PLANTED = {
             PASTE,
             "if (x >= region.x1) continue;",
             "if (x > region.x1) continue;",
-            "outside all tensors",
+            "paste_masks_kernel",
         ),
         "polygons": (
             POLYGONS,

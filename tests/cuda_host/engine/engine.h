@@ -38,12 +38,13 @@ uint64_t meet_warp(Collective collective, unsigned mask, uint64_t value, int arg
 void meet_block(const Where& where);
 
 // A variable of the block that runs, told apart by where it is declared and by its type.
-void* shared_variable(const char* name, size_t bytes, const std::type_info& type, const Where& where);
+void* shared_variable(const char* name, size_t bytes, size_t alignment, const std::type_info& type,
+                      const Where& where);
 void* dynamic_shared_memory();
 
 template <typename T>
 T& shared_variable(const char* name, const Where& where = Where::current()) {
-  return *static_cast<T*>(shared_variable(name, sizeof(T), typeid(T), where));
+  return *static_cast<T*>(shared_variable(name, sizeof(T), alignof(T), typeid(T), where));
 }
 
 // The first statement of every kernel. max_threads: what __launch_bounds__ promises, 0 where it says nothing.

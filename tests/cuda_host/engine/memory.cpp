@@ -15,6 +15,7 @@ namespace {
 // never lands in the next.
 constexpr uint64_t kSharedStride = 128 * 1024;
 constexpr unsigned kMaxVariables = 16;
+constexpr uint64_t kDynamicAlignment = 16;
 constexpr unsigned char kGarbage = 0xa5;
 
 struct Tensor {
@@ -80,6 +81,8 @@ class Shadow {
 struct SharedVariable {
   std::string name;
   size_t bytes;
+  // From the start of its stretch of memory: aligned as its type is, and to no more.
+  size_t start;
   std::vector<bool> written;
 };
 
@@ -106,6 +109,7 @@ struct Memory {
   char* base() const {
     return reinterpret_cast<char*>((reinterpret_cast<uint64_t>(arena.get()) + 4095) & ~uint64_t(4095));
   }
+  char* start_of(unsigned place) const { return base() + place * kSharedStride + variables[place].start; }
   uint64_t shared_in_use() const {
     uint64_t sum = 0;
     for (const SharedVariable& variable : variables) sum += variable.bytes;
@@ -189,11 +193,13 @@ void check_races(uint64_t address, uint64_t bytes, Access access, uint32_t perio
 }
 
 void check_shared(uint64_t offset, uint64_t bytes, Access access, const void* pc) {
-  const uint64_t index = offset / kSharedStride, begin = offset % kSharedStride;
-  if (index >= memory.variables.size() || begin + bytes > memory.variables[index].bytes) {
-    const bool known = index < memory.variables.size();
+  const uint64_t index = offset / kSharedStride;
+  const bool known = index < memory.variables.size();
+  // What lies before the start has a huge offset.
+  const uint64_t begin = offset % kSharedStride - (known ? memory.variables[index].start : 0);
+  if (!known || begin > memory.variables[index].bytes || begin + bytes > memory.variables[index].bytes) {
     fail(std::string("it ") + verb(access) + " " + bytes_text(bytes) + " of shared memory at offset " +
-             std::to_string(begin) +
+             std::to_string(int64_t(begin)) +
              (known ? " of " + memory.variables[index].name + ", which has " +
                           bytes_text(memory.variables[index].bytes)
                     : " of no variable"),
@@ -255,28 +261,30 @@ void begin_block_memory() {
   // What a block leaves in shared memory is not there for the next one.
   memory.places.clear();
   memory.variables.clear();
-  memory.variables.push_back({"the dynamic shared memory", launch->shared_bytes, {}});
+  memory.variables.push_back({"the dynamic shared memory", launch->shared_bytes, kDynamicAlignment, {}});
   memory.variables[0].written.assign(launch->shared_bytes, false);
-  std::memset(memory.base(), kGarbage, std::min<uint64_t>(launch->shared_bytes, kSharedStride));
+  std::memset(memory.start_of(0), kGarbage, std::min<uint64_t>(launch->shared_bytes, kMaxShared));
 }
 
-void* dynamic_shared_memory() { return memory.base(); }
+void* dynamic_shared_memory() { return memory.start_of(0); }
 
-void* shared_variable(const char* name, size_t bytes, const std::type_info& type, const Where& where) {
+void* shared_variable(const char* name, size_t bytes, size_t alignment, const std::type_info& type,
+                      const Where& where) {
+  const Unwatched unwatched;
   const SharedKey key{where.file_name(), where.line(), type.hash_code()};
   const auto found = memory.places.find(key);
-  if (found != memory.places.end()) return memory.base() + found->second * kSharedStride;
+  if (found != memory.places.end()) return memory.start_of(found->second);
   const unsigned place = unsigned(memory.variables.size());
   if (place >= kMaxVariables) fail("a block has more shared variables than this engine keeps apart");
   memory.places.emplace(key, place);
-  memory.variables.push_back({name, bytes, std::vector<bool>(bytes, false)});
+  memory.variables.push_back({name, bytes, alignment, std::vector<bool>(bytes, false)});
   if (memory.shared_in_use() > kMaxShared) {
     fail("a block has at most " + std::to_string(kMaxShared) +
          " bytes of shared memory without opting in to more, static and dynamic together are " +
          std::to_string(memory.shared_in_use()));
   }
-  std::memset(memory.base() + place * kSharedStride, kGarbage, bytes);
-  return memory.base() + place * kSharedStride;
+  std::memset(memory.start_of(place), kGarbage, bytes);
+  return memory.start_of(place);
 }
 
 int64_t shared_offset(const volatile void* address) {
@@ -287,6 +295,7 @@ int64_t shared_offset(const volatile void* address) {
 
 void check_aligned(const volatile void* address, size_t bytes, Access access, const void* pc) {
   if (running && running->in_kernel && reinterpret_cast<uint64_t>(address) % bytes != 0) {
+    const Unwatched unwatched;
     fail(std::string("it ") + verb(access) + " " + bytes_text(bytes) +
              " at an address that is not a multiple of that",
          pc);
@@ -296,6 +305,7 @@ void check_aligned(const volatile void* address, size_t bytes, Access access, co
 
 void check_access(const volatile void* address, size_t bytes, Access access, const void* pc) {
   if (!running || !running->in_kernel || bytes == 0) return;
+  const Unwatched unwatched;
   const unsigned thread = running->stamp.thread;
   if (on_a_stack(address)) {
     if (!on_stack_of(address, thread)) fail("it follows a pointer to a local variable of another thread", pc);

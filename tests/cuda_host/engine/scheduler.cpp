@@ -282,15 +282,16 @@ bool on_stack_of(const volatile void* address, unsigned thread) {
 }
 
 void enter_kernel(const char* function, int64_t max_threads) {
-  running->in_kernel = true;
-  if (!launch->kernel.empty()) return;
-  launch->kernel = short_name(function);
-  kernels_run.insert(launch->kernel);
-  check_grid();
-  if (max_threads > 0 && launch->threads > uint64_t(max_threads)) {
-    fail("__launch_bounds__ promises at most " + std::to_string(max_threads) + " threads, the launch has " +
-         std::to_string(launch->threads));
+  if (launch->kernel.empty()) {
+    launch->kernel = short_name(function);
+    kernels_run.insert(launch->kernel);
+    check_grid();
+    if (max_threads > 0 && launch->threads > uint64_t(max_threads)) {
+      fail("__launch_bounds__ promises at most " + std::to_string(max_threads) +
+           " threads, the launch has " + std::to_string(launch->threads));
+    }
   }
+  running->in_kernel = true;
 }
 
 void run_grid(uint64_t blocks, uint64_t threads, uint64_t shared_bytes, const std::function<void()>& thread) {

@@ -68,6 +68,13 @@ extern thread_local LaunchState* launch;
 extern thread_local Fiber* running;
 extern std::set<std::string> kernels_run;
 
+// While the engine works for a thread: functions of the C++ library may be the instrumented copies of csrc.
+class Unwatched {
+ public:
+  Unwatched() { running->in_kernel = false; }
+  ~Unwatched() { running->in_kernel = true; }
+};
+
 // Ends the launch with an error that names kernel, block and thread. `pc`, where given, is named as a source line.
 [[noreturn]] void fail(const std::string& message, const void* pc = nullptr);
 // " (at file:line)" of an address in a kernel.

@@ -76,10 +76,10 @@ __global__ void misaligned_vector(const float* input, float* output) {
 }
 
 __global__ void misaligned_shared_vector(const float* input, float* output) {
-  __shared__ __attribute__((aligned(16))) float values[kThreads];
+  __shared__ float values[kThreads];
   values[threadIdx.x] = input[threadIdx.x];
   __syncthreads();
-  if (threadIdx.x == 3) Vector<float, 2>::load_shared(values + 3).store(output);
+  if (threadIdx.x == 3) Vector<float, 2>::load_shared(values + 4).store(output);
 }
 
 __global__ void read_past_the_input(const float* input, float* output) {

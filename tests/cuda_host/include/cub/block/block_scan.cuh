@@ -9,27 +9,18 @@ template <typename T, int Threads>
 class BlockScan {
  public:
   struct TempStorage {
-    T values[Threads];
-    T total;
+    T up_to[Threads];
   };
 
   explicit BlockScan(TempStorage& storage) : storage_(storage) {}
 
   void ExclusiveSum(T input, T& before, T& total) {
-    storage_.values[threadIdx.x] = input;
+    storage_.up_to[threadIdx.x] = input;
     __syncthreads();
-    if (threadIdx.x == 0) {
-      T sum = 0;
-      for (int i = 0; i < Threads; ++i) {
-        const T value = storage_.values[i];
-        storage_.values[i] = sum;
-        sum += value;
-      }
-      storage_.total = sum;
-    }
+    for (int i = 1; threadIdx.x == 0 && i < Threads; ++i) storage_.up_to[i] += storage_.up_to[i - 1];
     __syncthreads();
-    before = storage_.values[threadIdx.x];
-    total = storage_.total;
+    before = threadIdx.x > 0 ? storage_.up_to[threadIdx.x - 1] : 0;
+    total = storage_.up_to[Threads - 1];
   }
 
  private:
