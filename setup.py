@@ -124,10 +124,10 @@ class BuildOps(build_ext):
     def build_extension(self, ext: Extension) -> None:
         home = cuda_home() if is_cuda(ext) else None
         target = Path(self.get_ext_fullpath(ext.name))
-        objects_dir = Path(self.build_temp, ext.name)
-        objects_dir.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        objects = [objects_dir / (Path(source).stem + ".o") for source in ext.sources]
+        objects = [Path(self.build_temp, ext.name, source).with_suffix(".o") for source in ext.sources]
+        for folder in {obj.parent for obj in objects}:
+            folder.mkdir(parents=True, exist_ok=True)
         commands = [self.compile_command(source, obj, home) for source, obj in zip(ext.sources, objects)]
         jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")]

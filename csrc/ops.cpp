@@ -1,7 +1,9 @@
-// Schemas of every operator. Kernels register themselves from <folder>/cpu/<op>.cpp and <folder>/cuda/<op>.cu.
+// Schemas of every operator. Kernels register themselves from <folder>/cpu/<op>.cpp and
+// <folder>/cuda/<op>.cu.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
+  m.def("simd_level() -> str");
   m.def("heatmaps_to_keypoints(Tensor maps, Tensor rois) -> Tensor");
   m.def(
       "multi_level_roi_align(Tensor[] features, Tensor boxes, float[] scales, SymInt pooled_height, "

@@ -1,25 +1,30 @@
 """Mask R-CNN and its family as a plugin for Detectron2.
 
-Importing the package adapts Detectron2 0.6 to the installed libraries (`compat`) and registers every
-component with Detectron2's registries. Without Detectron2 only `mrcnn_plugin.ops` is of use.
+After the import of this package every component is registered in Detectron2's registries, and Detectron2 0.6
+works with the installed libraries (`compat`). `mrcnn_plugin.ops` is of use without Detectron2.
 """
 
 import importlib
-import importlib.util
-import warnings
+from typing import TYPE_CHECKING
+
+from . import compat, registration
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .modeling import add_config as add_config
 
 __version__ = "0.1.0"
 
-if importlib.util.find_spec("detectron2") is None:
-    warnings.warn(
-        "Detectron2 is not installed: only mrcnn_plugin.ops works. See 'Install' in mrcnn_plugin's README.",
-        stacklevel=2,
-    )
-else:
-    from . import compat
+compat.apply()
+# Python runs this file for `import mrcnn_plugin.ops` too, without telling it. So nothing of Detectron2 is
+# imported here; registration follows Detectron2's own import, before anyone can look a component up.
+registration.register_on_import()
 
-    compat.apply()
 
-    # Registers the components and the built-in data.
-    importlib.import_module("mrcnn_plugin.data")
-    from .modeling import add_config as add_config
+def __getattr__(name: str) -> "ModuleType | object":
+    if name == "add_config":
+        return importlib.import_module(".modeling", __name__).add_config
+    if name in ("data", "modeling", "ops"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,7 +44,7 @@ def _detectron2() -> str:
     if importlib.util.find_spec("detectron2") is None:
         return "not installed: only mrcnn_plugin.ops works"
     package = importlib.import_module("detectron2")
-    return f"{package.__version__} in {Path(package.__file__).parent}"
+    return f"{package.__version__} in {package.__path__[0]}"
 
 
 def _cuda() -> str:
@@ -68,10 +68,22 @@ def versions() -> list[tuple[str, str]]:
     return rows + [(name, _version(name)) for name in _DISTRIBUTIONS]
 
 
+def _simd_level() -> str:
+    try:
+        return f"loaded, instruction set {library.simd_level()}"
+    except RuntimeError as error:
+        return f"loaded, but every op raises: {error}"
+
+
 def libraries() -> list[tuple[str, str, str]]:
-    """(device, file, "loaded" or why not) of the native libraries."""
+    """(device, file, "loaded" or why not) of the native libraries; the CPU's with its instruction set."""
+    loaded = {"cpu": _simd_level, "cuda": lambda: "loaded"}
     return [
-        (device, library.FILES[device].name, "loaded" if reason is None else f"not loaded: {reason}")
+        (
+            device,
+            library.FILES[device].name,
+            loaded[device]() if reason is None else f"not loaded: {reason}",
+        )
         for device, reason in library.STATUS.items()
     ]
 

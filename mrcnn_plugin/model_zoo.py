@@ -25,24 +25,25 @@ def project_root() -> Path:
 
 
 def _paths() -> dict[str, Path]:
-    """Name -> path of every config; the pieces under common/ are not configs."""
+    """Name -> path of every config and of every piece under common/ that configs are made of."""
     configs, projects = config_root(), project_root()
     paths = {path.relative_to(configs).as_posix(): path for path in configs.glob("*/**/*.py")}
     for path in projects.glob("*/configs/*/**/*.py"):
         paths[f"projects/{path.relative_to(projects).as_posix()}"] = path
-    return {name: paths[name] for name in sorted(paths) if "common" not in Path(name).parts}
+    return {name: paths[name] for name in sorted(paths)}
 
 
 def list_configs() -> list[str]:
     """Names of all configs: relative to `config_root()`, and those of projects from "projects/" on."""
-    return list(_paths())
+    return [name for name in _paths() if "common" not in Path(name).parts]
 
 
 def get_config_file(config_path: str) -> str:
-    """Path of a config.
+    """Path of a config, or of a piece that configs are made of.
 
     Args:
-        config_path: its name as `list_configs()` gives it; ".py" may be left out.
+        config_path: its name as `list_configs()` gives it, or the name of a piece, such as
+            "common/models/mask_rcnn_fpn.py"; ".py" may be left out.
 
     Raises:
         FileNotFoundError: no config has that name; the message names those that come nearest.
@@ -51,13 +52,16 @@ def get_config_file(config_path: str) -> str:
     paths = _paths()
     if name not in paths:
         near = difflib.get_close_matches(name, paths, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(paths)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(list_configs())}"
         raise FileNotFoundError(f"mrcnn_plugin has no config {config_path!r}; {hint}")
     return str(paths[name])
 
 
 def get_config(config_path: str) -> DictConfig:
     """Loads a config: `model`, `dataloader`, `optimizer`, `lr_multiplier` and `train`, not yet instantiated.
+
+    Each call returns a copy of its own, to be changed at will. Of a piece it returns the nodes that the piece
+    defines (`get_config("common/models/mask_rcnn_fpn.py").model`), not its functions.
 
     Args:
         config_path: as for `get_config_file`.

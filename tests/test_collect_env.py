@@ -1,5 +1,6 @@
 """The report names what is there, and what is not."""
 
+import pytest
 import torch
 
 from mrcnn_plugin import collect_env
@@ -17,6 +18,17 @@ def test_report_names_versions_libraries_and_shims():
 def test_a_library_that_is_not_loaded_says_why(monkeypatch):
     monkeypatch.setitem(library.STATUS, "cuda", "this torch was built without CUDA")
     assert ("cuda", "_C_cuda.so", "not loaded: this torch was built without CUDA") in collect_env.libraries()
+
+
+def test_the_instruction_set_in_use_is_named(monkeypatch):
+    if library.STATUS["cpu"] is not None:
+        pytest.skip("the native library was not built")
+    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", "baseline")
+    assert ("cpu", "_C.so", "loaded, instruction set baseline") in collect_env.libraries()
+    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", "sse")
+    (state,) = (state for device, _, state in collect_env.libraries() if device == "cpu")
+    assert "every op raises" in state
+    assert "got 'sse'" in state
 
 
 def test_a_missing_distribution_is_said_to_be_missing():

@@ -30,5 +30,18 @@ def test_a_typo_is_answered_with_the_nearest_name():
         model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R50_FPN_1x")
     with pytest.raises(FileNotFoundError, match="Shapes/mask_rcnn_R_18_FPN"):
         model_zoo.get_config_file("nothing like it")
-    with pytest.raises(FileNotFoundError):
-        model_zoo.get_config("common/train.py")
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*common/models/mask_rcnn_fpn\.py"):
+        model_zoo.get_config("common/models/mask_rcnn_fnp")
+
+
+def test_pieces_are_found_by_name():
+    assert model_zoo.get_config("common/models/mask_rcnn_fpn").model == model_zoo.get_config(NAME).model
+    assert set(model_zoo.get_config("common/optim.py")) == {"AdamW", "SGD"}
+
+
+def test_each_call_returns_a_copy_of_its_own():
+    first, second = (model_zoo.get_config("common/data/coco.py").dataloader for _ in range(2))
+    first.train.dataset.names = "other"
+    first.train.mapper.augmentations.pop(0)
+    assert second.train.dataset.names == "coco_2017_train"
+    assert second == model_zoo.get_config("common/data/coco.py").dataloader

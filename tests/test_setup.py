@@ -45,13 +45,22 @@ def test_without_a_compiler_the_build_succeeds_and_says_what_is_missing(checkout
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
-def test_without_nvcc_the_cpu_library_is_built(checkout):
-    # The schemas alone, so that the test is short.
+def test_without_nvcc_the_cpu_library_is_built_of_all_sources(checkout):
+    # The schemas and two small files, so that the test is short; both files have one name.
     for folder in (checkout / "csrc").glob("*/cpu"):
         shutil.rmtree(folder)
+    for name in ("polygons", "masks"):
+        source = checkout / "csrc" / name / "cpu" / "same_name.cpp"
+        source.parent.mkdir()
+        source.write_text(f'extern "C" __attribute__((visibility("default"))) int of_{name} = 1;')
     result = run_setup(checkout, "build_ext", "--inplace", MRCNN_PLUGIN_NO_CUDA="1")
     assert result.returncode == 0, result.stderr
-    assert [path.name for path in checkout.glob("mrcnn_plugin/*.so")] == ["_C.so"]
+    (built,) = checkout.glob("mrcnn_plugin/*.so")
+    assert built.name == "_C.so"
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", built], capture_output=True, text=True, check=True
+    )
+    assert {"of_polygons", "of_masks"} <= {line.split()[-1] for line in listing.stdout.splitlines()}
 
 
 def test_a_wheel_holds_configs_and_projects_and_fits_every_python(checkout):

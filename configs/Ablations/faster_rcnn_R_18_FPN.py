@@ -1,8 +1,6 @@
 """Table 3: boxes alone; to compare with Shapes/mask_rcnn_R_18_FPN.py."""
 
-import mrcnn_plugin
-
 from ..Shapes.mask_rcnn_R_18_FPN import dataloader, lr_multiplier, model, optimizer, train
-from ..common.ablations import without_masks
+from ..common.ablations import use_boxes_only
 
-without_masks(model, dataloader)
+use_boxes_only(model, dataloader)

@@ -1,7 +1,5 @@
 """Section 4.2: class-agnostic masks."""
 
-import mrcnn_plugin
-
 from .mask_rcnn_R_18_C4 import dataloader, lr_multiplier, model, optimizer, train
 from ..common.ablations import use_class_agnostic_masks
 

@@ -1,8 +1,6 @@
 """Table 2c: RoIAlign, maximum over the samples."""
 
-import mrcnn_plugin
-
 from .mask_rcnn_R_18_C4 import dataloader, lr_multiplier, model, optimizer, train
 from ..common.ablations import use_pooler
 
-use_pooler(model, "ROIAlignV2Max")
+use_pooler(model, pooler_type="ROIAlignV2Max")

@@ -1,8 +1,6 @@
 """Table 2c: RoIWarp, maximum over the samples of a quantised RoI."""
 
-import mrcnn_plugin
-
 from .mask_rcnn_R_18_C4 import dataloader, lr_multiplier, model, optimizer, train
 from ..common.ablations import use_pooler
 
-use_pooler(model, "ROIWarpMax")
+use_pooler(model, pooler_type="ROIWarpMax")

@@ -1,7 +1,5 @@
 """Table 2b: multinomial masks, a softmax over the classes at every pixel."""
 
-import mrcnn_plugin
-
 from .mask_rcnn_R_18_C4 import dataloader, lr_multiplier, model, optimizer, train
 from ..common.ablations import use_softmax_masks
 

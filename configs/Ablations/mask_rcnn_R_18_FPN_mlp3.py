@@ -1,7 +1,5 @@
 """Table 2e: a mask branch of three fully connected layers."""
 
-import mrcnn_plugin
-
 from ..Shapes.mask_rcnn_R_18_FPN import dataloader, lr_multiplier, model, optimizer, train
 from ..common.ablations import use_mlp_masks
 

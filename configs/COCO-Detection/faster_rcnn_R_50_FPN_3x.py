@@ -1,7 +1,4 @@
-import mrcnn_plugin
-
-from ..common.schedule import lr_multiplier_3x as lr_multiplier
+from ..common.schedule import use_schedule_3x
 from .faster_rcnn_R_50_FPN_1x import dataloader, model, optimizer, train
 
-# 3x: 270000 iterations of 16 images, 37 epochs of COCO.
-train.max_iter = 270000
+lr_multiplier = use_schedule_3x(train)

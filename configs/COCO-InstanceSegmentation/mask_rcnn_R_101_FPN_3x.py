@@ -1,6 +1,4 @@
-import mrcnn_plugin
-
 from ..common.models.backbones import use_resnet_101
 from .mask_rcnn_R_50_FPN_3x import dataloader, lr_multiplier, model, optimizer, train
 
-use_resnet_101(model.backbone.bottom_up, train)
+use_resnet_101(model, train)

@@ -1,4 +1,2 @@
-import mrcnn_plugin
-
 from ..common.models.mask_rcnn_c4 import model
 from .mask_rcnn_R_50_FPN_1x import dataloader, lr_multiplier, optimizer, train

@@ -1,9 +1,7 @@
 """For torchvision's keypointrcnn_resnet50_fpn, converted by `python -m mrcnn_plugin.checkpoint.convert`."""
 
-import mrcnn_plugin
-from mrcnn_plugin.checkpoint import torchvision_settings
-
+from ..common.models.torchvision import use_torchvision
 from .keypoint_rcnn_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
 
-torchvision_settings(model, dataloader)
+use_torchvision(model, dataloader)
 train.init_checkpoint = "keypointrcnn_resnet50_fpn_coco.safetensors"

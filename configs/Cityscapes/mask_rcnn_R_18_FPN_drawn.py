@@ -1,9 +1,8 @@
 """Small enough to learn the drawn street scenes from scratch in minutes on two CPU cores."""
 
-import mrcnn_plugin
-
 from ..common.data.cityscapes import dataloader
-from ..Shapes.mask_rcnn_R_18_FPN import lr_multiplier, model, optimizer, train
+from ..common.schedule import use_one_cycle
+from ..Shapes.mask_rcnn_R_18_FPN import model, optimizer, train
 
 dataloader.train.dataset.names = "cityscapes_drawn_train"
 dataloader.test.dataset.names = "cityscapes_drawn_val"
@@ -15,4 +14,5 @@ dataloader.train.num_workers = dataloader.test.num_workers = 1
 model.roi_heads.num_classes = 8
 
 # 350 iterations of 8 images.
-train.max_iter = train.eval_period = 350
+lr_multiplier = use_one_cycle(train, max_iter=350)
+train.eval_period = 350

@@ -6,11 +6,10 @@ python -m mrcnn_plugin.checkpoint.convert --to cityscapes \
     mask_rcnn_R_50_FPN_cityscapes.safetensors
 """
 
-from ..common.schedule import multi_step
+from ..common.schedule import use_multi_step
 from .mask_rcnn_R_50_FPN import dataloader, model, optimizer, train
 
 # 4000 iterations of 8 images; 0.01 falls to 0.001 at 3000.
-train.max_iter = 4000
+lr_multiplier = use_multi_step(train, max_iter=4000, steps=(3000,))
 train.eval_period = 1000
 train.init_checkpoint = "mask_rcnn_R_50_FPN_cityscapes.safetensors"
-lr_multiplier = multi_step(train.max_iter, steps=(3000,))

@@ -1,10 +1,9 @@
 """Keypoint R-CNN small enough to learn the built-in stick figures from scratch in minutes."""
 
-import mrcnn_plugin
-
 from ..common.data.shapes_keypoint import dataloader
 from ..common.models.keypoint_rcnn_fpn import model as _keypoint_rcnn
-from .mask_rcnn_R_18_FPN import lr_multiplier, model, optimizer, train
+from ..common.schedule import use_one_cycle
+from .mask_rcnn_R_18_FPN import model, optimizer, train
 
 for _key in ("mask_in_features", "mask_pooler", "mask_head"):
     model.roi_heads.pop(_key)
@@ -15,5 +14,5 @@ model.roi_heads.keypoint_head.conv_dims = [64] * 4
 model.roi_heads.box_predictor.smooth_l1_beta = 0.5
 
 # 600 iterations of 8 images: keypoints take longer than masks.
-train.max_iter = 600
+lr_multiplier = use_one_cycle(train, max_iter=600)
 train.eval_period = 600

@@ -3,17 +3,16 @@
     from ..common.ablations import use_pooler
     from ..common.models.mask_rcnn_c4 import model
 
-    use_pooler(model, "ROIPool")
+    use_pooler(model, pooler_type="ROIPool")
 
 Two of them are plain overrides as well: `model.roi_heads.pooler.pooler_type=ROIPool` and
 `model.roi_heads.mask_head.num_classes=1`.
 """
 
-import mrcnn_plugin
 from mrcnn_plugin.modeling import MLPMaskHead, SoftmaxMaskHead
 
 
-def use_pooler(model, pooler_type):
+def use_pooler(model, *, pooler_type):
     """Boxes, masks and keypoints all pooled alike: Tables 2c, 2d and 6. See `ROIPooler` for the types."""
     for key in ("pooler", "box_pooler", "mask_pooler", "keypoint_pooler"):
         if key in model.roi_heads:
@@ -26,11 +25,11 @@ def use_softmax_masks(model):
 
 
 def use_class_agnostic_masks(model):
-    """One mask a RoI, whatever its class: section 4.2, "Class-Specific vs. Class-Agnostic Masks"."""
+    """One mask per RoI, whatever its class: section 4.2, "Class-Specific vs. Class-Agnostic Masks"."""
     model.roi_heads.mask_head.num_classes = 1
 
 
-def use_mlp_masks(model, fc_dims):
+def use_mlp_masks(model, *, fc_dims):
     """Fully connected layers in place of the convolutions: Table 2e."""
     head = model.roi_heads.mask_head
     head._target_ = MLPMaskHead
@@ -38,14 +37,14 @@ def use_mlp_masks(model, fc_dims):
     head.fc_dims = fc_dims
 
 
-def without_masks(model, dataloader):
+def use_boxes_only(model, dataloader):
     """Faster R-CNN with RoIAlign: what the mask branch adds to the boxes (Table 3)."""
     for key in ("mask_in_features", "mask_pooler", "mask_head"):
         model.roi_heads.pop(key)
     dataloader.train.mapper.use_instance_mask = False
 
 
-def use_one_map(model, name, stride, channels, anchor_sizes):
+def use_one_map(model, *, name, stride, channels, anchor_sizes):
     """The ResNet's stage `name` in place of the pyramid on top of it, all anchors and RoIs on that map."""
     model.backbone = model.backbone.bottom_up
     model.backbone.out_features = [name]

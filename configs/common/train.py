@@ -1,12 +1,13 @@
-"""Settings of the training loop, with the names that Detectron2's tools/lazyconfig_train_net.py reads."""
+"""Settings of the training loop, with the names that Detectron2's tools/lazyconfig_train_net.py reads.
+
+`max_iter` is set by the schedule: see `schedule.py`.
+"""
 
 import torch
 
 train = dict(
     output_dir="./output",
     init_checkpoint="",
-    # Detectron2's 1x schedule: 90000 iterations of 16 images.
-    max_iter=90000,
     # On CUDA float16 with scaled gradients; on the CPU bfloat16, of use where it has instructions for that.
     amp=dict(enabled=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),

@@ -1,5 +1,3 @@
-import mrcnn_plugin
-
 from ..common.models.mask_rcnn_c4 import model
 from .mask_rcnn_R_50_FPN import dataloader, lr_multiplier, optimizer, train
 

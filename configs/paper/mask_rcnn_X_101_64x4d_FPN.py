@@ -1,10 +1,7 @@
-import mrcnn_plugin
-
 from ..common.models.backbones import use_resnext_101
 from .mask_rcnn_R_50_FPN import dataloader, lr_multiplier, model, optimizer, train
 
 use_resnext_101(
-    model.backbone.bottom_up,
     model,
     train,
     num_groups=64,

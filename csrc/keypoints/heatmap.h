@@ -11,11 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __CUDACC__
-#define MRCNN_HEATMAP_FN __host__ __device__ __forceinline__
-#else
-#define MRCNN_HEATMAP_FN inline __attribute__((always_inline))
-#endif
+#include "common/host_device.h"
 
 namespace mrcnn_plugin::heatmap {
 
@@ -30,17 +26,17 @@ constexpr float kRoundingSlack = 4e-6f;
 constexpr float kMaxLogit = 1e37f;
 
 // A product rounded on its own: compilers do not merge it into a following addition.
-MRCNN_HEATMAP_FN float product(float a, float b) { return std::fma(a, b, 0.0f); }
+MRCNN_HOST_DEVICE_INLINE float product(float a, float b) { return std::fma(a, b, 0.0f); }
 
 // One side of a RoI on which the heatmap is resampled.
 struct Axis {
   int samples;       // pixels of the upsampled map
-  float scale;       // heatmap cells a pixel
-  float correction;  // image pixels a pixel: the RoI's real length over its ceiling
+  float scale;       // heatmap cells per pixel
+  float correction;  // image pixels per pixel: the RoI's real length over its ceiling
   float start;       // image coordinate of the RoI's edge
 };
 
-MRCNN_HEATMAP_FN Axis make_axis(float start, float end, int64_t heatmap_size) {
+MRCNN_HOST_DEVICE_INLINE Axis make_axis(float start, float end, int64_t heatmap_size) {
   const float side = end - start;
   const float length = side > 1.0f ? side : 1.0f;
   const float samples = length < kMaxSide ? std::ceil(length) : static_cast<float>(kMaxSide);
@@ -50,12 +46,12 @@ MRCNN_HEATMAP_FN Axis make_axis(float start, float end, int64_t heatmap_size) {
 }
 
 // False for a NaN, infinite or overflowing side.
-MRCNN_HEATMAP_FN bool is_finite(const Axis& axis) {
+MRCNN_HOST_DEVICE_INLINE bool is_finite(const Axis& axis) {
   const float sum = axis.start + axis.correction;
   return sum - sum == 0.0f;
 }
 
-MRCNN_HEATMAP_FN float image_coordinate(const Axis& axis, int pixel) {
+MRCNN_HOST_DEVICE_INLINE float image_coordinate(const Axis& axis, int pixel) {
   return product(static_cast<float>(pixel) + 0.5f, axis.correction) + axis.start;
 }
 
@@ -66,25 +62,25 @@ struct Taps {
   float w[4];
 };
 
-MRCNN_HEATMAP_FN float cubic_near(float x) {
+MRCNN_HOST_DEVICE_INLINE float cubic_near(float x) {
   constexpr float a = -0.75f;
   return product(product(std::fma(a + 2, x, -(a + 3)), x), x) + 1.0f;
 }
 
-MRCNN_HEATMAP_FN float cubic_far(float x) {
+MRCNN_HOST_DEVICE_INLINE float cubic_far(float x) {
   constexpr float a = -0.75f;
   return product(std::fma(std::fma(a, x, -5 * a), x, 8 * a), x) - 4 * a;
 }
 
-MRCNN_HEATMAP_FN Taps make_taps(const Axis& axis, int pixel) {
+MRCNN_HOST_DEVICE_INLINE Taps make_taps(const Axis& axis, int pixel) {
   const float position = std::fma(axis.scale, static_cast<float>(pixel) + 0.5f, -0.5f);
   const float cell = std::floor(position);
   const float t = position - cell;
   return {static_cast<int>(cell), {cubic_far(t + 1), cubic_near(t), cubic_near(1 - t), cubic_far(2 - t)}};
 }
 
-MRCNN_HEATMAP_FN float weighted(float w0, float v0, float w1, float v1, float w2, float v2, float w3,
-                                float v3) {
+MRCNN_HOST_DEVICE_INLINE float weighted(float w0, float v0, float w1, float v1, float w2, float v2, float w3,
+                                        float v3) {
   return std::fma(w3, v3, std::fma(w2, v2, std::fma(w0, v0, product(w1, v1))));
 }
 
@@ -93,13 +89,13 @@ MRCNN_HEATMAP_FN float weighted(float w0, float v0, float w1, float v1, float w2
 // value <= (1 + n) max(v1, v2) - n min(v0, v3), and likewise from below.
 constexpr float kOuterWeight = 0.1875f;
 
-MRCNN_HEATMAP_FN float upper_bound(float v1, float v2, float outer_min) {
+MRCNN_HOST_DEVICE_INLINE float upper_bound(float v1, float v2, float outer_min) {
   const float inner = v1 > v2 ? v1 : v2;
   const float excess = inner - outer_min;
   return std::fma(kOuterWeight, excess > 0 ? excess : 0.0f, inner);
 }
 
-MRCNN_HEATMAP_FN float lower_bound(float v1, float v2, float outer_max) {
+MRCNN_HOST_DEVICE_INLINE float lower_bound(float v1, float v2, float outer_max) {
   const float inner = v1 < v2 ? v1 : v2;
   const float excess = outer_max - inner;
   return std::fma(-kOuterWeight, excess > 0 ? excess : 0.0f, inner);
@@ -110,14 +106,14 @@ struct Map {
   const float* values;
   int height, width;
 
-  MRCNN_HEATMAP_FN float at(int y, int x) const {
+  MRCNN_HOST_DEVICE_INLINE float at(int y, int x) const {
     y = y < 0 ? 0 : (y < height ? y : height - 1);
     x = x < 0 ? 0 : (x < width ? x : width - 1);
     return values[static_cast<int64_t>(y) * width + x];
   }
 
   // Upper bound of the surface over the cell whose inner taps start at (row, column), each from -1.
-  MRCNN_HEATMAP_FN float bound(int row, int column) const {
+  MRCNN_HOST_DEVICE_INLINE float bound(int row, int column) const {
     float upper[4], lower[4];
     for (int i = 0; i < 4; ++i) {
       const float v0 = at(row + i - 1, column - 1), v1 = at(row + i - 1, column);
@@ -128,7 +124,7 @@ struct Map {
     return upper_bound(upper[1], upper[2], lower[0] < lower[3] ? lower[0] : lower[3]);
   }
 
-  MRCNN_HEATMAP_FN float resample(const Taps& y, const Taps& x) const {
+  MRCNN_HOST_DEVICE_INLINE float resample(const Taps& y, const Taps& x) const {
     float rows[4];
     for (int i = 0; i < 4; ++i) {
       const int row = y.cell + i - 1;
@@ -140,7 +136,7 @@ struct Map {
 };
 
 // The first pixel whose cell is `cell` or a later one.
-MRCNN_HEATMAP_FN int first_pixel(const Axis& axis, int cell) {
+MRCNN_HOST_DEVICE_INLINE int first_pixel(const Axis& axis, int cell) {
   // Exact up to rounding, which the two loops make good.
   const float guess = (static_cast<float>(cell) + 0.5f) / axis.scale - 0.5f;
   int pixel = static_cast<int>(guess < 0 ? 0.0f : guess);
@@ -151,7 +147,7 @@ MRCNN_HEATMAP_FN int first_pixel(const Axis& axis, int cell) {
 }
 
 // Orders pixels by value; of equal values the first in row-major order is the greatest.
-MRCNN_HEATMAP_FN uint64_t rank_pixel(float value, int index) {
+MRCNN_HOST_DEVICE_INLINE uint64_t rank_pixel(float value, int index) {
   value += 0.0f;  // -0 is not below 0
   uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
@@ -159,7 +155,7 @@ MRCNN_HEATMAP_FN uint64_t rank_pixel(float value, int index) {
   return static_cast<uint64_t>(bits) << 32 | (0xffffffffu - static_cast<uint32_t>(index));
 }
 
-MRCNN_HEATMAP_FN float ranked_value(uint64_t rank) {
+MRCNN_HOST_DEVICE_INLINE float ranked_value(uint64_t rank) {
   uint32_t bits = static_cast<uint32_t>(rank >> 32);
   bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
   float value;
@@ -167,16 +163,17 @@ MRCNN_HEATMAP_FN float ranked_value(uint64_t rank) {
   return value;
 }
 
-MRCNN_HEATMAP_FN int ranked_index(uint64_t rank) {
+MRCNN_HOST_DEVICE_INLINE int ranked_index(uint64_t rank) {
   return static_cast<int>(0xffffffffu - static_cast<uint32_t>(rank));
 }
 
-// maps (N, K, H, W) and rois (N, 4), both float32.
+// maps (K, num_keypoints, H, W) and rois (K, 4), both float32.
 inline void check(const torch::stable::Tensor& maps, const torch::stable::Tensor& rois) {
   using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(maps.dim() == 4, "maps must have shape (N, K, H, W), got ", maps.dim(), " dimensions");
+  STD_TORCH_CHECK(maps.dim() == 4, "maps must have shape (K, num_keypoints, H, W), got ", maps.dim(),
+                  " dimensions");
   STD_TORCH_CHECK(rois.dim() == 2 && rois.size(0) == maps.size(0) && rois.size(1) == 4,
-                  "rois must have shape (N, 4) with N = ", maps.size(0), " as in maps, got ", rois.dim(),
+                  "rois must have shape (K, 4) with K = ", maps.size(0), " as in maps, got ", rois.dim(),
                   " dimensions of ", rois.numel(), " elements");
   STD_TORCH_CHECK(maps.scalar_type() == ScalarType::Float && rois.scalar_type() == ScalarType::Float,
                   "maps and rois must be float32");

@@ -15,9 +15,9 @@ inline void check_mask_inputs(const torch::stable::Tensor& masks, const torch::s
                               int64_t height, int64_t width, double threshold) {
   constexpr int64_t kMaxSide = std::numeric_limits<int32_t>::max() / 2;
   constexpr auto kFloat = torch::headeronly::ScalarType::Float;
-  STD_TORCH_CHECK(masks.dim() == 3, "masks must have shape (N, Mh, Mw), got ", masks.dim(), " dimensions");
+  STD_TORCH_CHECK(masks.dim() == 3, "masks must have shape (K, Mh, Mw), got ", masks.dim(), " dimensions");
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4 && boxes.size(0) == masks.size(0),
-                  "boxes must have shape (N, 4) with N = ", masks.size(0), " as masks has");
+                  "boxes must have shape (K, 4) with K = ", masks.size(0), " as masks has");
   STD_TORCH_CHECK(masks.scalar_type() == kFloat && boxes.scalar_type() == kFloat,
                   "masks and boxes must be float32");
   STD_TORCH_CHECK(masks.is_contiguous() && boxes.is_contiguous(), "masks and boxes must be contiguous");

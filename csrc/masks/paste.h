@@ -9,11 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MRCNN_PASTE_INLINE __host__ __device__ __forceinline__
-#else
-#define MRCNN_PASTE_INLINE inline __attribute__((always_inline))
-#endif
+#include "common/host_device.h"
 
 namespace mrcnn_plugin {
 
@@ -21,25 +17,25 @@ namespace mrcnn_plugin {
 struct PasteRegion {
   int32_t x0, y0, x1, y1;
 
-  MRCNN_PASTE_INLINE bool empty() const { return x1 <= x0 || y1 <= y0; }
+  MRCNN_HOST_DEVICE_INLINE bool empty() const { return x1 <= x0 || y1 <= y0; }
 };
 
 // floor(low) - 1, at least 0, at most `size`; `size` for NaN.
-MRCNN_PASTE_INLINE int32_t region_begin(float low, int32_t size) {
+MRCNN_HOST_DEVICE_INLINE int32_t region_begin(float low, int32_t size) {
   const double begin = static_cast<double>(floorf(low)) - 1.0;
   if (!(begin < size)) return size;
   return begin > 0 ? static_cast<int32_t>(begin) : 0;
 }
 
 // ceil(high) + 1, at least 0, at most `size`; 0 for NaN.
-MRCNN_PASTE_INLINE int32_t region_end(float high, int32_t size) {
+MRCNN_HOST_DEVICE_INLINE int32_t region_end(float high, int32_t size) {
   const double end = static_cast<double>(ceilf(high)) + 1.0;
   if (!(end > 0)) return 0;
   return end < size ? static_cast<int32_t>(end) : size;
 }
 
 // The pixels that Detectron2's CPU path visits for one box.
-MRCNN_PASTE_INLINE PasteRegion paste_region(const float* box, int32_t height, int32_t width) {
+MRCNN_HOST_DEVICE_INLINE PasteRegion paste_region(const float* box, int32_t height, int32_t width) {
   PasteRegion region = {region_begin(box[0], width), region_begin(box[1], height), region_end(box[2], width),
                         region_end(box[3], height)};
   if (region.empty()) region = {0, 0, 0, 0};
@@ -52,10 +48,10 @@ struct AxisSample {
   float near, far;
 
   // Weights are NaN where the location is not finite (a box without extent); no pixel is set there.
-  MRCNN_PASTE_INLINE bool valid() const { return far == far; }
+  MRCNN_HOST_DEVICE_INLINE bool valid() const { return far == far; }
 };
 
-MRCNN_PASTE_INLINE AxisSample axis_sample(int32_t pixel, float low, float high, int32_t size) {
+MRCNN_HOST_DEVICE_INLINE AxisSample axis_sample(int32_t pixel, float low, float high, int32_t size) {
   const float grid = (static_cast<float>(pixel) + 0.5f - low) / (high - low) * 2.0f - 1.0f;
   const float location = fmaf(grid + 1.0f, static_cast<float>(size) / 2.0f, -0.5f);
   const float cell = floorf(location);
@@ -67,8 +63,9 @@ MRCNN_PASTE_INLINE AxisSample axis_sample(int32_t pixel, float low, float high, 
 }
 
 // Weighted sum of the four corners in grid_sample's order.
-MRCNN_PASTE_INLINE float paste_value(float top_left, float top_right, float bottom_left, float bottom_right,
-                                     float top, float bottom, float left, float right) {
+MRCNN_HOST_DEVICE_INLINE float paste_value(float top_left, float top_right, float bottom_left,
+                                           float bottom_right, float top, float bottom, float left,
+                                           float right) {
   float value = top_left * (top * left);
   value = fmaf(top_right, top * right, value);
   value = fmaf(bottom_left, bottom * left, value);
@@ -76,8 +73,8 @@ MRCNN_PASTE_INLINE float paste_value(float top_left, float top_right, float bott
 }
 
 // The same, with the corners read from a contiguous (height, width) mask, 0 outside it.
-MRCNN_PASTE_INLINE float sample_mask(const float* mask, int32_t height, int32_t width, const AxisSample& row,
-                                     const AxisSample& column) {
+MRCNN_HOST_DEVICE_INLINE float sample_mask(const float* mask, int32_t height, int32_t width,
+                                           const AxisSample& row, const AxisSample& column) {
   const bool top = row.cell >= 0 && row.cell < height, bottom = row.cell >= -1 && row.cell + 1 < height;
   const bool left = column.cell >= 0 && column.cell < width;
   const bool right = column.cell >= -1 && column.cell + 1 < width;
@@ -89,7 +86,7 @@ MRCNN_PASTE_INLINE float sample_mask(const float* mask, int32_t height, int32_t 
 }
 
 // A value in [0, 1] as 0..255, truncated; values beyond, and NaN, are clamped.
-MRCNN_PASTE_INLINE uint8_t soft_pixel(float value) {
+MRCNN_HOST_DEVICE_INLINE uint8_t soft_pixel(float value) {
   const float scaled = value * 255.0f;
   return scaled > 0.0f ? (scaled < 255.0f ? static_cast<uint8_t>(scaled) : 255) : 0;
 }

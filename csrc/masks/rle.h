@@ -11,15 +11,15 @@
 
 namespace mrcnn_plugin {
 
-constexpr int kMaxRleCodeLength = 7;  // 33 bits and a sign, 5 a character
+constexpr int kMaxRleCodeLength = 7;  // 33 bits and a sign, 5 per character
 
 // The number that stands for the `index`-th run of a mask.
-MRCNN_PASTE_INLINE int64_t rle_number(int64_t index, uint32_t run, uint32_t run_two_before) {
+MRCNN_HOST_DEVICE_INLINE int64_t rle_number(int64_t index, uint32_t run, uint32_t run_two_before) {
   return static_cast<int64_t>(run) - (index > 2 ? static_cast<int64_t>(run_two_before) : 0);
 }
 
 // Writes the code of `number`, returns its length.
-MRCNN_PASTE_INLINE int rle_write(int64_t number, uint8_t* out) {
+MRCNN_HOST_DEVICE_INLINE int rle_write(int64_t number, uint8_t* out) {
   int length = 0;
   bool more = true;
   while (more) {
@@ -31,7 +31,7 @@ MRCNN_PASTE_INLINE int rle_write(int64_t number, uint8_t* out) {
   return length;
 }
 
-MRCNN_PASTE_INLINE int rle_length(int64_t number) {
+MRCNN_HOST_DEVICE_INLINE int rle_length(int64_t number) {
   int length = 1;
   while (number < -16 || number > 15) {
     number >>= 5;
@@ -40,12 +40,12 @@ MRCNN_PASTE_INLINE int rle_length(int64_t number) {
   return length;
 }
 
-// Tight box of the pixels of runs of ones, as inclusive bounds.
+// Tight box of the pixels of runs of ones, as inclusive bounds; of no pixels unless some are added.
 struct RleBounds {
-  uint32_t x0, y0, x1, y1;
+  uint32_t x0 = ~0u, y0 = ~0u, x1 = 0, y1 = 0;
 
   // Adds the run of column-major positions [begin, end), end > begin, of a mask `height` high.
-  MRCNN_PASTE_INLINE void add(uint32_t begin, uint32_t end, uint32_t height) {
+  MRCNN_HOST_DEVICE_INLINE void add(uint32_t begin, uint32_t end, uint32_t height) {
     const uint32_t first = begin / height, last = (end - 1) / height;
     const bool one_column = first == last;
     const uint32_t top = one_column ? begin - first * height : 0;
@@ -55,6 +55,15 @@ struct RleBounds {
     y0 = top < y0 ? top : y0;
     y1 = bottom > y1 ? bottom : y1;
   }
+
+  // The box as x, y, width and height; zeros for no pixels.
+  MRCNN_HOST_DEVICE_INLINE void write_xywh(int64_t* box) const {
+    const bool any = x1 >= x0;
+    box[0] = any ? x0 : 0;
+    box[1] = any ? y0 : 0;
+    box[2] = any ? static_cast<int64_t>(x1) - x0 + 1 : 0;
+    box[3] = any ? static_cast<int64_t>(y1) - y0 + 1 : 0;
+  }
 };
 
 // Where the region of one box lies in its image.
@@ -63,7 +72,7 @@ struct MaskColumns {
   uint32_t height, total;  // of the image, in pixels
 
   // Only then do the last row of a column and the first of the next one touch inside the region.
-  MRCNN_PASTE_INLINE bool joined() const {
+  MRCNN_HOST_DEVICE_INLINE bool joined() const {
     return region.y0 == 0 && static_cast<uint32_t>(region.y1) == height;
   }
 };
@@ -74,7 +83,7 @@ struct MaskColumns {
 // `sink(y, changes)` gets the rows y + i, i a bit of `changes`, at which the value differs from that of the
 // pixel before, in column-major order; a change at region.y1 may be the first pixel of the next column.
 template <class Word, class Sink>
-MRCNN_PASTE_INLINE void walk_column(const MaskColumns& columns, int32_t x, Word word, Sink sink) {
+MRCNN_HOST_DEVICE_INLINE void walk_column(const MaskColumns& columns, int32_t x, Word word, Sink sink) {
   const PasteRegion& region = columns.region;
   const bool joined = columns.joined();
   uint32_t value = joined && x > region.x0 ? word(x - 1, region.y1 - 1) & 1u : 0u;
@@ -95,10 +104,10 @@ struct RleRuns {
   int64_t flips;
   uint32_t total;
 
-  MRCNN_PASTE_INLINE int64_t size() const { return flips + 1; }
-  MRCNN_PASTE_INLINE uint32_t begin(int64_t run) const { return run == 0 ? 0 : positions[run - 1]; }
-  MRCNN_PASTE_INLINE uint32_t end(int64_t run) const { return run < flips ? positions[run] : total; }
-  MRCNN_PASTE_INLINE int64_t number(int64_t run) const {
+  MRCNN_HOST_DEVICE_INLINE int64_t size() const { return flips + 1; }
+  MRCNN_HOST_DEVICE_INLINE uint32_t begin(int64_t run) const { return run == 0 ? 0 : positions[run - 1]; }
+  MRCNN_HOST_DEVICE_INLINE uint32_t end(int64_t run) const { return run < flips ? positions[run] : total; }
+  MRCNN_HOST_DEVICE_INLINE int64_t number(int64_t run) const {
     const uint32_t before = run > 2 ? end(run - 2) - begin(run - 2) : 0;
     return rle_number(run, end(run) - begin(run), before);
   }

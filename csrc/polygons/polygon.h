@@ -14,64 +14,50 @@
 #include <cmath>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define MRCNN_POLYGON_FN __host__ __device__ __forceinline__
-#else
-#define MRCNN_POLYGON_FN inline
-#endif
+#include "common/numeric.h"
 
 namespace mrcnn_plugin::polygon {
 
 constexpr int kMaxMaskSize = 4096;
 constexpr int kFine = 5;
 
-// a * b + c with two roundings, on a device too, where the compiler would fuse them.
-MRCNN_POLYGON_FN double multiply_add(double a, double b, double c) {
-#ifdef __CUDA_ARCH__
-  return __dadd_rn(__dmul_rn(a, b), c);
-#else
-  const double product = a * b;
-  return product + c;
-#endif
-}
-
 // Towards zero, as a C cast; beyond 32 bits it saturates, and NaN becomes the lowest value.
-MRCNN_POLYGON_FN int64_t truncate(double value) {
+MRCNN_HOST_DEVICE_INLINE int64_t truncate(double value) {
   constexpr double limit = 2147483647.0;
   if (!(value > -limit)) return -static_cast<int64_t>(limit);
   return static_cast<int64_t>(value < limit ? value : limit);
 }
 
 // Integer division rounded down, for a positive divisor.
-MRCNN_POLYGON_FN int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+MRCNN_HOST_DEVICE_INLINE int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
 // Image pixels to the fine grid of the mask in a box.
 struct Frame {
   double x, y, scale_x, scale_y;
 
-  MRCNN_POLYGON_FN int64_t fine_x(double image_x) const {
-    return truncate(multiply_add(kFine, (image_x - x) * scale_x, 0.5));
+  MRCNN_HOST_DEVICE_INLINE int64_t fine_x(double image_x) const {
+    return truncate(rounded_product(double(kFine), (image_x - x) * scale_x) + 0.5);
   }
-  MRCNN_POLYGON_FN int64_t fine_y(double image_y) const {
-    return truncate(multiply_add(kFine, (image_y - y) * scale_y, 0.5));
+  MRCNN_HOST_DEVICE_INLINE int64_t fine_y(double image_y) const {
+    return truncate(rounded_product(double(kFine), (image_y - y) * scale_y) + 0.5);
   }
 };
 
-// Mask cells an image pixel. Computed in the boxes' own type, as NumPy 2 does for Detectron2, except for
+// Mask cells per image pixel. Computed in the boxes' own type, as NumPy 2 does for Detectron2, except for
 // sides below 0.1, which are taken for 0.1.
 template <typename Box>
-MRCNN_POLYGON_FN double box_scale(Box side, int mask_size) {
+MRCNN_HOST_DEVICE_INLINE double box_scale(Box side, int mask_size) {
   return side < Box(0.1) ? mask_size / 0.1 : static_cast<double>(Box(mask_size) / side);
 }
 
 template <typename Box>
-MRCNN_POLYGON_FN Frame make_frame(const Box* box, int mask_size) {
+MRCNN_HOST_DEVICE_INLINE Frame make_frame(const Box* box, int mask_size) {
   return {static_cast<double>(box[0]), static_cast<double>(box[1]), box_scale(box[2] - box[0], mask_size),
           box_scale(box[3] - box[1], mask_size)};
 }
 
 template <typename Box>
-MRCNN_POLYGON_FN bool is_finite(const Box* box) {
+MRCNN_HOST_DEVICE_INLINE bool is_finite(const Box* box) {
   const Box width = box[2] - box[0], height = box[3] - box[1];
   return width - width == 0 && height - height == 0;
 }
@@ -82,7 +68,7 @@ struct Edge {
   double slope;
   bool steep;
 
-  MRCNN_POLYGON_FN Edge(int64_t xa, int64_t ya, int64_t xb, int64_t yb) {
+  MRCNN_HOST_DEVICE_INLINE Edge(int64_t xa, int64_t ya, int64_t xb, int64_t yb) {
     const int64_t dx = xa < xb ? xb - xa : xa - xb, dy = ya < yb ? yb - ya : ya - yb;
     steep = dx < dy;
     const bool turned = steep ? ya > yb : xa > xb;
@@ -95,13 +81,13 @@ struct Edge {
   }
 
   // The other coordinate `steps` along the longer side.
-  MRCNN_POLYGON_FN int64_t across(int64_t steps) const {
+  MRCNN_HOST_DEVICE_INLINE int64_t across(int64_t steps) const {
     const double start = static_cast<double>(steep ? x0 : y0);
-    return truncate(multiply_add(slope, static_cast<double>(steps), start) + 0.5);
+    return truncate(rounded_product(slope, static_cast<double>(steps)) + start + 0.5);
   }
 
   // The first and one past the last of the mask columns [begin, end) whose middle the edge steps over.
-  MRCNN_POLYGON_FN void columns(int begin, int end, int* first, int* last) const {
+  MRCNN_HOST_DEVICE_INLINE void columns(int begin, int end, int* first, int* last) const {
     const int64_t left = x0 < x1 ? x0 : x1, right = x0 < x1 ? x1 : x0;
     const int64_t from = floor_divide(left - 2 + kFine - 1, kFine), to = floor_divide(right - 3, kFine) + 1;
     *first = static_cast<int>(from < begin ? begin : (from > end ? end : from));
@@ -110,7 +96,7 @@ struct Edge {
 
   // Mask row at which the edge steps over the middle of mask column `column`; mask_size if below the mask,
   // -1 if it does not after all.
-  MRCNN_POLYGON_FN int crossing(int column, int mask_size) const {
+  MRCNN_HOST_DEVICE_INLINE int crossing(int column, int mask_size) const {
     const int64_t left = int64_t(kFine) * column + 2;
     int64_t y;
     if (steep) {
@@ -126,13 +112,13 @@ struct Edge {
   }
 
  private:
-  MRCNN_POLYGON_FN bool beyond(int64_t steps, int64_t left) const {
+  MRCNN_HOST_DEVICE_INLINE bool beyond(int64_t steps, int64_t left) const {
     return slope > 0 ? across(steps) > left : across(steps) <= left;
   }
 
   // Steps along a steep edge before the one that takes it over from `left` to `left + 1`, or back; -1 if
   // none.
-  MRCNN_POLYGON_FN int64_t steps_to(int64_t left) const {
+  MRCNN_HOST_DEVICE_INLINE int64_t steps_to(int64_t left) const {
     const int64_t length = y1 - y0;
     // Exact up to rounding, which the two loops make good.
     int64_t steps = truncate((static_cast<double>(left - x0) + 0.5) / slope);
@@ -154,10 +140,10 @@ inline void check(const torch::stable::Tensor& coords, const torch::stable::Tens
                   "polygon_offsets must be a flat int64 tensor of at least one element");
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4 &&
                       (boxes.scalar_type() == ScalarType::Float || boxes.scalar_type() == ScalarType::Double),
-                  "boxes must have shape (N, 4) and dtype float32 or float64");
+                  "boxes must have shape (K, 4) and dtype float32 or float64");
   STD_TORCH_CHECK(instance_offsets.dim() == 1 && instance_offsets.scalar_type() == ScalarType::Long &&
                       instance_offsets.numel() == boxes.size(0) + 1,
-                  "instance_offsets must be a flat int64 tensor of N + 1 = ", boxes.size(0) + 1,
+                  "instance_offsets must be a flat int64 tensor of K + 1 = ", boxes.size(0) + 1,
                   " elements, got ", instance_offsets.numel());
   STD_TORCH_CHECK(mask_size >= 1 && mask_size <= kMaxMaskSize, "mask_size must be 1 to ", kMaxMaskSize,
                   ", got ", mask_size);

@@ -6,8 +6,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <optional>
-#include <vector>
+
+#include "roi_align/arguments.h"
 
 namespace mrcnn_plugin {
 
@@ -28,12 +28,35 @@ inline void check_feature(const torch::stable::Tensor& feature, const torch::sta
                   feature.size(3), ")");
 }
 
-inline void check_roi_align(const std::vector<torch::stable::Tensor>& features,
-                            const torch::stable::Tensor& boxes, const std::vector<double>& scales,
-                            int64_t pooled_height, int64_t pooled_width, double canonical_box_size) {
+inline void check_boxes(const torch::stable::Tensor& boxes, const torch::stable::Tensor& feature) {
   using torch::headeronly::ScalarType;
+  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 5,
+                  "boxes must have shape (K, 5): batch index, x1, y1, x2, y2; got ", boxes.dim(),
+                  " dimensions, the last of size ", boxes.dim() ? boxes.size(boxes.dim() - 1) : 0);
+  STD_TORCH_CHECK(
+      boxes.scalar_type() == ScalarType::Float ||
+          (boxes.scalar_type() == ScalarType::Double && feature.scalar_type() == ScalarType::Double),
+      "boxes must be float32 (float64 is allowed with float64 features); convert them with boxes.float()");
+  STD_TORCH_CHECK(boxes.device() == feature.device(),
+                  "boxes must be on the device of the features; move them with boxes.to(features[0].device)");
+}
+
+inline void check_levels(const torch::stable::Tensor& levels, const torch::stable::Tensor& boxes) {
+  STD_TORCH_CHECK(levels.dim() == 1 && levels.size(0) == boxes.size(0),
+                  "levels must have shape (K,) with K = ", boxes.size(0), ", the number of boxes; got ",
+                  levels.dim(), " dimensions, the first of size ", levels.dim() ? levels.size(0) : 0);
+  STD_TORCH_CHECK(levels.scalar_type() == torch::headeronly::ScalarType::Long,
+                  "levels must be int64; convert them with levels.long()");
+  STD_TORCH_CHECK(levels.device() == boxes.device(),
+                  "levels must be on the device of the boxes; move them with levels.to(boxes.device)");
+}
+
+inline void check_roi_align(const RoIAlignArguments& arguments) {
+  using torch::headeronly::ScalarType;
+  const auto& features = arguments.features;
+  const auto& scales = arguments.scales;
   STD_TORCH_CHECK(!features.empty(), "features must hold at least one map, got none");
-  STD_TORCH_CHECK(features.size() == scales.size(), "scales must have one entry a level: ", features.size(),
+  STD_TORCH_CHECK(features.size() == scales.size(), "scales must have one entry per level: ", features.size(),
                   " maps, ", scales.size(), " scales");
   for (size_t level = 0; level < features.size(); ++level) {
     check_feature(features[level], features[0], level);
@@ -44,39 +67,26 @@ inline void check_roi_align(const std::vector<torch::stable::Tensor>& features,
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
                       dtype == ScalarType::BFloat16,
                   "features must be float64, float32, float16 or bfloat16");
-  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 5,
-                  "boxes must have shape (K, 5): batch index, x1, y1, x2, y2; got ", boxes.dim(),
-                  " dimensions, the last of size ", boxes.dim() ? boxes.size(boxes.dim() - 1) : 0);
-  STD_TORCH_CHECK(
-      boxes.scalar_type() == ScalarType::Float ||
-          (boxes.scalar_type() == ScalarType::Double && dtype == ScalarType::Double),
-      "boxes must be float32 (float64 is allowed with float64 features); convert them with boxes.float()");
-  STD_TORCH_CHECK(boxes.device() == features[0].device(),
-                  "boxes must be on the device of the features; move them with boxes.to(features[0].device)");
-  STD_TORCH_CHECK(
-      pooled_height > 0 && pooled_width > 0 && pooled_height <= 1 << 20 && pooled_width <= 1 << 20,
-      "output_size must be between 1 and 2^20, got (", pooled_height, ", ", pooled_width, ")");
-  STD_TORCH_CHECK(canonical_box_size > 0, "canonical_box_size must be positive, got ", canonical_box_size);
+  check_boxes(arguments.boxes, features[0]);
+  const int64_t height = arguments.pooled_height;
+  const int64_t width = arguments.pooled_width;
+  STD_TORCH_CHECK(height > 0 && width > 0 && height <= 1 << 20 && width <= 1 << 20,
+                  "output_size must be between 1 and 2^20, got (", height, ", ", width, ")");
+  STD_TORCH_CHECK(arguments.canonical_box_size > 0, "canonical_box_size must be positive, got ",
+                  arguments.canonical_box_size);
+  if (arguments.levels) check_levels(*arguments.levels, arguments.boxes);
 }
 
-// levels: the level of each box, where the caller chooses it. Devices check the values themselves.
-inline void check_roi_align_levels(const std::optional<torch::stable::Tensor>& levels,
-                                   const torch::stable::Tensor& boxes) {
-  if (!levels) return;
-  STD_TORCH_CHECK(levels->dim() == 1 && levels->size(0) == boxes.size(0),
-                  "levels must have shape (K,) with K = ", boxes.size(0), ", the number of boxes; got ",
-                  levels->dim(), " dimensions, the first of size ", levels->dim() ? levels->size(0) : 0);
-  STD_TORCH_CHECK(levels->scalar_type() == torch::headeronly::ScalarType::Long,
-                  "levels must be int64; convert them with levels.long()");
-  STD_TORCH_CHECK(levels->device() == boxes.device(),
-                  "levels must be on the device of the boxes; move them with levels.to(boxes.device)");
+inline void check_pooled_grad_dim(const torch::stable::Tensor& grad) {
+  STD_TORCH_CHECK(grad.dim() == 4, "grad_output must have shape (K, C, pooled_height, pooled_width), got ",
+                  grad.dim(), " dimensions");
 }
 
-inline void check_roi_align_grad(const torch::stable::Tensor& grad, const torch::stable::Tensor& feature,
-                                 const torch::stable::Tensor& boxes) {
-  STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == boxes.size(0) && grad.size(1) == feature.size(1),
-                  "grad_output must have shape (K, C, pooled_height, pooled_width) with K = ", boxes.size(0),
-                  " and C = ", feature.size(1));
+inline void check_pooled_grad(const torch::stable::Tensor& grad, const RoIAlignArguments& arguments) {
+  const torch::stable::Tensor& feature = arguments.features[0];
+  STD_TORCH_CHECK(grad.size(0) == arguments.boxes.size(0) && grad.size(1) == feature.size(1),
+                  "grad_output must have shape (K, C, pooled_height, pooled_width) with K = ",
+                  arguments.boxes.size(0), " and C = ", feature.size(1));
   STD_TORCH_CHECK(grad.scalar_type() == feature.scalar_type() && grad.device() == feature.device(),
                   "grad_output must have the dtype and device of the features");
 }

@@ -3,34 +3,17 @@
 //
 // Both axes are independent: the average over a bin's regular grid of bilinear samples is A_y * F * A_x^T,
 // and everything here speaks of one axis. Positions are double precision: in single precision, a coordinate
-// of a few hundred pixels is only good to some 1e-5, which would then be the error of the whole op.
+// of a few hundred pixels is only good to some 1e-5, which would then be the error of the whole op. Products
+// are rounded before a sum, so that the number of samples of a RoI and the level of a box are the same
+// everywhere.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MRCNN_HOST_DEVICE __host__ __device__ inline
-#else
-#define MRCNN_HOST_DEVICE inline
-#endif
+#include "common/numeric.h"
 
 namespace mrcnn_plugin {
-
-// a * b, rounded before anything is added to it. nvcc would fuse the two, and then the number of samples of a
-// RoI or the level of a box could differ between the devices, and between two copies of a kernel's code.
-template <typename F>
-MRCNN_HOST_DEVICE F rounded_product(F a, F b) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(F) == sizeof(float)) {
-    return __fmul_rn(a, b);
-  } else {
-    return __dmul_rn(a, b);
-  }
-#else
-  return a * b;
-#endif
-}
 
 // Offset into scales/features of the level that pools a box given in image pixels, clamped to the pyramid.
 // Box is the dtype of the boxes; each step rounds as Detectron2's assign_boxes_to_levels does.
@@ -65,7 +48,7 @@ MRCNN_HOST_DEVICE bool roi_is_valid(const Box* roi, int64_t batch_size) {
   return roi[0] > Box(-1) && roi[0] < Box(batch_size) && spread == Box(0);
 }
 
-// One axis of a RoI on its level, in feature pixels. `samples` is the number of samples a bin has along this
+// One axis of a RoI on its level, in feature pixels. `samples` is the number of samples per bin along this
 // axis; it is kept as a double because boxes may be astronomically large.
 struct RoIAxis {
   double start;
@@ -114,7 +97,7 @@ struct RoISamples {
 
 MRCNN_HOST_DEVICE RoISamples roi_samples(const RoIAxis& axis, int64_t bin, int64_t size) {
   RoISamples none{0.0, 0};
-  // With 1e15 samples a bin, the few that meet a map weigh nothing in the average.
+  // With 1e15 samples per bin, the few that meet a map weigh nothing in the average.
   if (!(axis.samples > 0 && axis.samples < 1e15)) return none;
   const double last = axis.samples - 1.0;
   const double begin = axis.start + rounded_product(double(bin), axis.bin_size);

@@ -17,13 +17,16 @@ from mrcnn_plugin.atomic_files import replacing, write_atomically
 from mrcnn_plugin.errors import ConfigError
 
 from .reading import read_checkpoint
+from .sources import SCHEMES
+from .timm_weights import for_timm_backbone
 
 
 class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
     """Detectron2's DetectionCheckpointer with safe reading and atomic writing.
 
     Takes what Detectron2's takes (its own checkpoints, `detectron2://` zoo files, ImageNet backbones from
-    Caffe2, torchvision and pycls) and .safetensors files. See `read_checkpoint` for what is refused. A file
+    Caffe2, torchvision and pycls), .safetensors files, `package://` and `timm://` (`sources`), and timm's
+    classifiers for a model on `TimmBackbone`. See `read_checkpoint` for what is refused. A file
     that it writes is either whole or absent.
 
     Args:
@@ -67,6 +70,7 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
             raise ValueError(f"{filename} must hold a dict of weights, got {type(data).__name__}")
         loaded = _as_checkpoint(data, filename)
         check_native_names(loaded["model"], filename)
+        loaded["model"] = for_timm_backbone(self.model, loaded["model"], filename)
         # Detectron2's main branch takes "file?matching_heuristics=True".
         url = getattr(self, "_parsed_url_during_load", None)
         if url is not None and parse_qs(url.query).get("matching_heuristics") == ["True"]:
@@ -103,7 +107,15 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
 
 
 def check_weights(path: str, key: str) -> None:
-    """Raises ConfigError where `path` is a local file that does not exist; `key` is what set it."""
+    """Raises ConfigError where `path` cannot be had; `key` is what set it.
+
+    Files, packages and timm's models are looked for (timm's downloaded); other URLs are left for later.
+    """
+    if path.startswith(SCHEMES):
+        try:
+            PathManager.get_local_path(path)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from error
     if not path or "://" in path:
         return
     if not os.path.isfile(PathManager.get_local_path(path)):

@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -92,8 +92,16 @@ def _read_torch(path: Path) -> Any:
 
 
 # What unpickling raises on bytes that are no pickle of arrays.
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError)
-_DAMAGE += (RecursionError, OverflowError)
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 
 
 def _read_arrays(path: Path) -> Any:
@@ -120,7 +128,7 @@ class _Dtype:
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         self.code = code.decode("ascii") if isinstance(code, bytes) else code
-        self.order = "="
+        self.order: Literal["<", ">", "="] = "="
 
     def __setstate__(self, state: tuple) -> None:
         self.order = state[1] if state[1] in ("<", ">") else "="
@@ -151,7 +159,7 @@ class _Array:
 class _Buffer(_Array):
     """An array in the form of pickle protocol 5: (data, dtype, shape, order)."""
 
-    def __init__(self, data: bytes, dtype: _Dtype, shape: tuple, order: str) -> None:
+    def __init__(self, data: bytes, dtype: _Dtype, shape: tuple, order: Literal["C", "F"]) -> None:
         self.state = (1, shape, dtype, order == "F", data)
 
 
@@ -161,11 +169,11 @@ class _Scalar:
     def __init__(self, dtype: _Dtype, data: bytes) -> None:
         self.dtype, self.data = dtype, data
 
-    def build(self) -> np.generic:
+    def build(self) -> Any:
         return _array(self.data, self.dtype, (), "C")[()]
 
 
-def _array(data: bytes | str, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+def _array(data: bytes | str, dtype: _Dtype, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
     data = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
         raise ValueError("an array that does not hold plain numbers")

@@ -1,5 +1,6 @@
 """Every patch of another package: what Detectron2 0.6 and Cityscapes' scripts lack on a current stack."""
 
-from .shims import SHIMS, apply, status
+from .import_hook import SHIMS, apply, status
+from .shim import Shim
 
-__all__ = ["SHIMS", "apply", "status"]
+__all__ = ["SHIMS", "Shim", "apply", "status"]

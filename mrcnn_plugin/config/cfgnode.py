@@ -32,6 +32,12 @@ from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
 
 from .run_config import DataExpectations, Keys, Mapper, Results, RunConfig, TestSet
 
+# By the evaluator_type of a data set; these take its name alone.
+_EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
+    "cityscapes_instance": CityscapesInstanceEvaluator,
+    "pascal_voc": PascalVOCDetectionEvaluator,
+}
+
 
 class CfgNodeRunConfig(RunConfig):
     """A run that a CfgNode describes, its parts built by Detectron2's `build_*` functions."""
@@ -98,6 +104,7 @@ class CfgNodeRunConfig(RunConfig):
             num_keypoints=model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if model.KEYPOINT_ON else None,
             needs_masks=model.MASK_ON,
             mask_format=self.raw.INPUT.MASK_FORMAT,
+            max_dets=self.raw.TEST.DETECTIONS_PER_IMAGE,
         )
 
     def build_model(self) -> nn.Module:
@@ -134,19 +141,32 @@ class CfgNodeRunConfig(RunConfig):
                 yield TestSet(name, loader, evaluator, "_TTA", partial(GeneralizedRCNNWithTTA, self.raw))
 
     def _evaluator(self, name: str, folder: str) -> DatasetEvaluator:
-        kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
         folder = os.path.join(self.output_dir, folder)
-        sigmas = self.raw.TEST.KEYPOINT_OKS_SIGMAS
-        evaluators: dict[str, Callable[[], DatasetEvaluator]] = {
-            "coco": lambda: COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas),
-            "lvis": lambda: LVISEvaluator(name, output_dir=folder),
-            "cityscapes_instance": lambda: CityscapesInstanceEvaluator(name),
-            "pascal_voc": lambda: PascalVOCDetectionEvaluator(name),
-        }
-        if kind not in evaluators:
-            known = ", ".join(map(repr, evaluators))
-            raise ConfigError(f"data set {name!r} has evaluator_type {kind!r}, expected one of {known}")
-        return evaluators[kind]()
+        kind = self._evaluator_type(name)
+        if kind == "coco":
+            # As many detections are scored as the model gives; COCO's own number is 100.
+            max_dets = self.raw.TEST.DETECTIONS_PER_IMAGE
+            return COCOEvaluator(
+                name,
+                output_dir=folder,
+                kpt_oks_sigmas=self.raw.TEST.KEYPOINT_OKS_SIGMAS,
+                max_dets_per_image=max_dets if max_dets > 100 else None,
+            )
+        if kind == "lvis":
+            return LVISEvaluator(name, output_dir=folder)
+        return _EVALUATORS[kind](name)
+
+    def _evaluator_type(self, name: str) -> str:
+        kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
+        known = ("coco", "lvis", *_EVALUATORS)
+        if kind not in known:
+            expected = ", ".join(map(repr, known))
+            raise ConfigError(f"data set {name!r} has evaluator_type {kind!r}, expected one of {expected}")
+        return kind
+
+    def check_evaluation(self) -> None:
+        for name in self.test_names:
+            self._evaluator_type(name)
 
     def check_results(self, results: Results) -> None:
         absent = [task for task, *_ in self.raw.TEST.EXPECTED_RESULTS if task not in results]

@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mrcnn_plugin.data import as_names
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
+from mrcnn_plugin.errors import ConfigError, DatasetError
 
+from .fine_tuning import Choice, FineTuning
 from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
-from .valid_keys import accepts, lazy_keys, nearest, unknown_key
+from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
 SECTIONS = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
+#: What `train.recipe` may be.
+RECIPES = ("fine_tune",)
 
 
 class LazyRunConfig(RunConfig):
@@ -30,7 +34,11 @@ class LazyRunConfig(RunConfig):
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
         super().__init__(raw, path, overridden)
-        train = raw.train
+        self._read()
+
+    def _read(self) -> None:
+        """Takes the settings from the config; again where they have changed since."""
+        train = self.raw.train
         self.output_dir = train.get("output_dir") or "./output"
         self.max_iter = train.get("max_iter") or 0
         self.init_checkpoint = train.get("init_checkpoint") or ""
@@ -44,13 +52,17 @@ class LazyRunConfig(RunConfig):
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
 
+    def _is_overridden(self, key: str) -> bool:
+        """Whether the command line has set the key, or a group that holds it."""
+        return any(key == given or key.startswith(f"{given}.") for given in self.overridden)
+
     def _get(self, key: str, default: Any = None) -> Any:
         return OmegaConf.select(self.raw, key, default=default)
 
     def _set(self, key: str, value: Any) -> bool:
         """Sets a value that the config has and the command line has not set; whether it was another one."""
         old = self._get(key)
-        if old is None or key in self.overridden or old == value:
+        if old is None or self._is_overridden(key) or old == value:
             return False
         OmegaConf.update(self.raw, key, value)
         return True
@@ -72,6 +84,75 @@ class LazyRunConfig(RunConfig):
         key = "model.roi_heads.keypoint_head.num_keypoints"
         return [key] if self._set(key, number) else []
 
+    def fit_to_data(self) -> list[Choice]:
+        recipe, epochs = self.raw.train.get("recipe"), self.raw.train.get("epochs")
+        if recipe not in (None, "", *RECIPES):
+            known = ", ".join(map(repr, RECIPES))
+            raise ConfigError(f"train.recipe must be one of {known}, or null, got {recipe!r}")
+        if epochs is not None and not epochs > 0:
+            raise ConfigError(f"train.epochs must be positive, got {epochs!r}")
+        if not recipe and epochs is None:
+            return []
+        if not self.train_names:
+            raise ConfigError(
+                "give a training set: dataloader.train.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT"
+            )
+        held_out = self._hold_out() if recipe else []
+        batch_size = self.batch_size if self._is_overridden(self.keys.batch_size) or not recipe else None
+        sizes = self._get("model.proposal_generator.anchor_generator.sizes", ())
+        anchors = tuple(len(level) for level in sizes)
+        max_iter = self.max_iter if self._is_overridden("train.max_iter") else None
+        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors, max_iter)
+        choices = tuning.choices() if recipe else [tuning.iterations()]
+        chosen = [choice for choice in map(self._choose, choices) if choice is not None]
+        self._read()
+        return [*held_out, *chosen]
+
+    def _hold_out(self) -> list[Choice]:
+        """A part of the training set to test on, where the config names no test set."""
+        if self.test_names:
+            return []
+        if len(self.train_names) != 1:
+            raise ConfigError(
+                "name a test set: dataloader.test.dataset.names=coco:ANNOTATIONS.json:IMAGE_ROOT"
+            )
+        train, test = hold_out(self.train_names[0], os.path.join(self.output_dir, "split"))
+        why = f"no test set was given: a fifth of {self.train_names[0]} is held out, chosen by seed 0"
+        self.train_names, self.test_names = [train], [test]
+        # The names on the command line were of the whole set: these take their place.
+        for split, name in (("train", train), ("test", test)):
+            OmegaConf.update(self.raw, f"dataloader.{split}.dataset.names", name)
+        return [
+            Choice("dataloader.train.dataset.names", train, why),
+            Choice("dataloader.test.dataset.names", test, why),
+        ]
+
+    def _training_summary(self) -> CocoSummary:
+        if len(self.train_names) != 1:
+            raise ConfigError(f"train.recipe and train.epochs need one training set, got {self.train_names}")
+        json_file = MetadataCatalog.get(self.train_names[0]).get("json_file")
+        if json_file is None:
+            raise ConfigError(f"train.recipe and train.epochs: {self.train_names[0]} is not in COCO's format")
+        summary = summarize(json_file)
+        if summary.images == summary.empty_images:
+            raise DatasetError(f"{json_file}: no image has annotations; there is nothing to train on")
+        return summary
+
+    def _choose(self, choice: Choice) -> Choice | None:
+        """Sets a key unless the command line has; None where the config has no place for it."""
+        if self._is_overridden(choice.key):
+            return Choice(choice.key, self._get(choice.key), "given")
+        parent, _, name = choice.key.rpartition(".")
+        node = self._get(parent)
+        try:
+            check_key(self.raw, choice.key)
+        except ConfigError:
+            return None
+        if node is None:
+            return None
+        OmegaConf.update(node, name, choice.value, merge=False, force_add=True)
+        return choice
+
     def set_score_threshold(self, threshold: float) -> None:
         heads = "model.roi_heads"
         keys = [f"{heads}.box_predictor.test_score_thresh", "model.test_score_thresh"]
@@ -89,7 +170,13 @@ class LazyRunConfig(RunConfig):
             num_keypoints=self._get(f"{heads}.keypoint_head.num_keypoints"),
             needs_masks=self._get(f"{heads}.mask_head") is not None,
             mask_format=self._get("dataloader.train.mapper.instance_mask_format", "polygon"),
+            max_dets=self._max_dets(),
         )
+
+    def _max_dets(self) -> int | None:
+        """COCO's 100, unless the evaluator is told another number; the model may give fewer."""
+        topk = self._get("model.roi_heads.box_predictor.test_topk_per_image") or 100
+        return min(topk, self._get("dataloader.evaluator.max_dets_per_image") or 100)
 
     def _instantiate(self, key: str) -> Any:
         try:

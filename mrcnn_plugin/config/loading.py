@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _rename_targets(node: DictConfig | ListConfig) -> None:
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
+    keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
         child = node[key]

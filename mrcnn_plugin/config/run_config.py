@@ -14,6 +14,8 @@ from detectron2.evaluation import DatasetEvaluator
 from omegaconf import DictConfig
 from torch import nn
 
+from .fine_tuning import Choice
+
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
 Mapper = Callable[[dict], dict]
@@ -35,12 +37,14 @@ class DataExpectations:
         num_classes, num_keypoints: of the heads; None where the model has no such head or does not say.
         needs_masks: whether there is a mask head.
         mask_format: the mapper's instance_mask_format, "polygon" or "bitmask".
+        max_dets: how many detections of an image are scored; None where the config does not say.
     """
 
     num_classes: int | None
     num_keypoints: int | None
     needs_masks: bool
     mask_format: str
+    max_dets: int | None
 
 
 @dataclass
@@ -125,6 +129,18 @@ class RunConfig(ABC):
     def set_num_keypoints(self, number: int) -> list[str]:
         """As `set_num_classes`, for keypoints."""
 
+    def fit_to_data(self) -> list[Choice]:
+        """Chooses the settings that the config wants to follow from its data; a hold-out set among them.
+
+        Returns:
+            What was chosen, the command line's own settings included, with a reason each.
+
+        Raises:
+            ConfigError: the config asks for something that does not exist.
+            DatasetError: the data cannot be read.
+        """
+        return []
+
     @abstractmethod
     def set_score_threshold(self, threshold: float) -> None:
         """Lets the model drop lower scores before it makes masks, and keep all from `threshold` on."""
@@ -164,6 +180,14 @@ class RunConfig(ABC):
         Args:
             final: whether training is over; test-time augmentation waits for that.
         """
+
+    def check_evaluation(self) -> None:
+        """Finds before training what would stop the evaluation after it.
+
+        Raises:
+            ConfigError: a test set that no evaluator is for.
+        """
+        return
 
     def build_hooks(self, model: nn.Module) -> list[HookBase]:
         """Hooks that the config requests, to come before the checkpointer."""

@@ -43,6 +43,7 @@ _TRAIN_KEYS = {
     "train": {
         *("amp", "checkpointer", "cudnn_benchmark", "ddp", "device", "eval_period"),
         *("float32_precision", "init_checkpoint", "log_period", "max_iter", "output_dir", "seed"),
+        *("epochs", "recipe"),
     },
     "train.amp": {"enabled"},
     "train.ddp": {*_parameters(DistributedDataParallel), "fp16_compression"} - {"module", "device_ids"},
@@ -177,7 +178,8 @@ def _nodes(cfg: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, 
     """Every mapping below `cfg` with its dotted path; interpolations are not followed."""
     if isinstance(cfg, DictConfig):
         yield path, cfg
-    for key in cfg if isinstance(cfg, DictConfig) else range(len(cfg)):
+    keys: Iterable[Any] = cfg if isinstance(cfg, DictConfig) else range(len(cfg))
+    for key in keys:
         if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue
         if OmegaConf.is_config(cfg[key]) and cfg[key] is not None:
@@ -199,7 +201,7 @@ def lazy_keys(cfg: DictConfig, path: str = "") -> list[str]:
 
 def cfgnode_keys(node: CfgNode, path: str = "") -> list[str]:
     """Every dotted key of a CfgNode that holds a value."""
-    keys = []
+    keys: list[str] = []
     for name, value in node.items():
         below = f"{path}.{name}" if path else name
         keys += cfgnode_keys(value, below) if isinstance(value, CfgNode) else [below]

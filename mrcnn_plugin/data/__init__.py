@@ -4,6 +4,7 @@ from mrcnn_plugin.errors import DatasetError
 
 from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
+from .coco_summary import CocoSummary, summarize
 from .metadata import load_metadata, save_metadata
 from .registration import (
     CUSTOM_PREFIX,
@@ -13,10 +14,13 @@ from .registration import (
     register_shapes,
     register_shapes_set,
 )
+from .sampling import repeat_factor_sampler
 from .semantic import ensure_semantic_labels, register_semantic, register_semantic_sets
+from .split import hold_out
 
 __all__ = [
     "CUSTOM_PREFIX",
+    "CocoSummary",
     "DatasetError",
     "DatasetReport",
     "as_names",
@@ -25,13 +29,16 @@ __all__ = [
     "datasets_root",
     "ensure_registered",
     "ensure_semantic_labels",
+    "hold_out",
     "load_metadata",
     "register_cityscapes",
     "register_semantic",
     "register_semantic_sets",
     "register_shapes",
     "register_shapes_set",
+    "repeat_factor_sampler",
     "save_metadata",
+    "summarize",
 ]
 
 register_shapes()

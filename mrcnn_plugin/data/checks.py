@@ -8,20 +8,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from tabulate import tabulate
 
 from mrcnn_plugin.errors import DatasetError
 
 from .cityscapes import check_cityscapes
-from .coco_summary import CocoSummary, summarize
+from .coco_summary import COCO_KEYPOINTS, DEFAULT_OKS_SIGMA, CocoSummary, summarize
 from .registration import CUSTOM_PREFIX, DRAWN_SETS, as_names, datasets_root, ensure_registered
 
 COCO_EVALUATORS = ("coco", "lvis")
 CITYSCAPES_EVALUATORS = {"cityscapes_instance": "instance_seg", "cityscapes_sem_seg": "sem_seg"}
 FOLDER_KEYS = ("image_root", "image_dir", "gt_dir", "gt_root", "panoptic_root", "sem_seg_root", "dirname")
 MAX_CLASS_ROWS = 100
-COCO_KEYPOINTS = 17
 SAME_CLASSES = 'give "categories" the same names in the same order of ids'
 
 
@@ -86,6 +85,7 @@ def check_datasets(
     num_keypoints: int | None = None,
     needs_masks: bool = False,
     mask_format: str = "polygon",
+    max_dets: int | None = None,
     training: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> DatasetReport:
@@ -94,7 +94,8 @@ def check_datasets(
     names: registered, built-in (drawn if need be) or of the form coco:ANNOTATIONS.json:IMAGE_ROOT;
     num_classes, num_keypoints: of the model's heads, None for not to be checked; class_names: the classes in
     the order that the model knows them; needs_masks: the model has a mask head; mask_format: the mapper's
-    instance_mask_format; training: False for sets that are only evaluated, which may lack instances;
+    instance_mask_format; max_dets: how many detections of an image are scored; training: False for sets that
+    are only evaluated, which may lack instances;
     cache_dir: where the counts of unchanged files are kept.
 
     Returns the report. Raises DatasetError, one line that names the file and the mend.
@@ -112,6 +113,8 @@ def check_datasets(
                 source.check_keypoints(num_keypoints, training, report.warnings)
             if training:
                 source.check_instances(needs_masks, mask_format, report.warnings)
+            elif max_dets is not None:
+                source.check_density(max_dets, report.warnings)
     check_same_classes(report.summaries)
     return report
 
@@ -163,7 +166,7 @@ def path_mend(name: str, path: str | os.PathLike) -> str:
     return f"correct the path with which {name} was registered"
 
 
-def check_images(name: str, summary: CocoSummary, metadata: object) -> None:
+def check_images(name: str, summary: CocoSummary, metadata: Metadata) -> None:
     """Raise a DatasetError unless every listed image lies under the image root. One look at each folder."""
     root = metadata.image_root
     if not is_local(root):
@@ -242,10 +245,22 @@ class Source:
                 "not one keypoint is labelled, but the model has a keypoint head; "
                 "use annotations that have some, or a config without keypoints"
             )
-        if num_keypoints != COCO_KEYPOINTS:
+        sigmas = MetadataCatalog.get(self.name).get("keypoint_oks_sigmas")
+        if sigmas is not None and len(sigmas) != num_keypoints:
+            raise self.error(f'"keypoint_sigmas" has {len(sigmas)} numbers, expected {num_keypoints}')
+        if num_keypoints != COCO_KEYPOINTS and sigmas is None:
             warnings.append(
-                f"COCO's OKS sigmas are for {COCO_KEYPOINTS} keypoints; to evaluate {num_keypoints}, "
-                "give their own: dataloader.evaluator.kpt_oks_sigmas=[...] (YAML: TEST.KEYPOINT_OKS_SIGMAS)"
+                f"COCO's OKS sigmas are for {COCO_KEYPOINTS} keypoints: these {num_keypoints} are scored "
+                f"with {DEFAULT_OKS_SIGMA} each; for others set dataloader.evaluator.kpt_oks_sigmas "
+                '(YAML: TEST.KEYPOINT_OKS_SIGMAS), or "keypoint_sigmas" of the category'
+            )
+
+    def check_density(self, max_dets: int, warnings: list[str]) -> None:
+        if self.summary.densest > max_dets:
+            warnings.append(
+                f"{self.json_file}: an image holds {self.summary.densest} instances, but only {max_dets} "
+                "detections per image are scored, which caps AP; set dataloader.evaluator.max_dets_per_image "
+                "and model.roi_heads.box_predictor.test_topk_per_image (YAML: TEST.DETECTIONS_PER_IMAGE)"
             )
 
     def check_instances(self, needs_masks: bool, mask_format: str, warnings: list[str]) -> None:

@@ -62,7 +62,12 @@ class StreetSet:
     def image_names(self) -> list[tuple[str, str]]:
         """(city, start of the file's name) of each image; every city has a share."""
         cities = SPLITS[self.split][1]
-        return [(c := cities[i % len(cities)], f"{c}_{i:06d}_000019") for i in range(self.images)]
+        return [(c := cities[i % len(cities)], f"{c}_{i:06d}_000019") for i in range(self.count)]
+
+    @property
+    def count(self) -> int:
+        """`images`, with its default filled in."""
+        return SPLITS[self.split][0] if self.images is None else self.images
 
 
 def folders(root: str | os.PathLike, split: str) -> tuple[Path, Path]:
@@ -217,5 +222,5 @@ def _check_before_loading(name: str, task: str) -> None:
         check_cityscapes(metadata.image_dir, metadata.gt_dir, task)
         return loader()
 
-    load.checked = True
+    vars(load)["checked"] = True
     DatasetCatalog[name] = load

@@ -11,10 +11,12 @@ import json
 import logging
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.errors import DatasetError
@@ -22,8 +24,14 @@ from mrcnn_plugin.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 # Raised when a summary counts something else than before, so that those kept are made again.
-VERSION = 1
-TYPES = {
+VERSION = 2
+# Of the quantiles that a summary keeps: 0, 5, ..., 100%.
+QUANTILES = tuple(i / 20 for i in range(21))
+COCO_KEYPOINTS = 17
+#: The mean of COCO's 17 sigmas, for keypoints of which none is known.
+DEFAULT_OKS_SIGMA = 0.067
+CATEGORY_KEYS = ("id", "name", "keypoints", "skeleton", "keypoint_sigmas")
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(("id", "image_id", "category_id"), (int, "an integer")),
     **dict.fromkeys(("width", "height"), ((int, float), "a number")),
     **dict.fromkeys(("name", "file_name", "coco_url"), (str, "text")),
@@ -48,7 +56,10 @@ class CocoSummary:
     folder, relative to the image root; annotated: False for the image lists of test sets; empty_images: no
     annotation at all; degenerate_boxes: without area, or outside the image; short_polygons: of fewer than 3
     points; no_mask, rle_mask, no_keypoints: instances (crowds left out) without segmentation, with RLE
-    instead of polygons, without a `keypoints` entry; orphans: annotations of images that are not listed.
+    instead of polygons, without a `keypoints` entry; orphans: annotations of images that are not listed;
+    densest: instances of the image that has most of them; short_edges, aspect_ratios: QUANTILES of the
+    images' shorter sides in pixels and of longer / shorter side; relative_sizes: of sqrt(box area) / shorter
+    side of its image. Crowds count for none of these.
     """
 
     categories: list[dict]
@@ -62,6 +73,10 @@ class CocoSummary:
     rle_mask: int = 0
     no_keypoints: int = 0
     orphans: int = 0
+    densest: int = 0
+    short_edges: list[float] = field(default_factory=list)
+    aspect_ratios: list[float] = field(default_factory=list)
+    relative_sizes: list[float] = field(default_factory=list)
     files: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -160,11 +175,13 @@ class Reader:
             self.check_skeleton(category)
         images = self.entries(dataset, "images", ("id", "width", "height"))
         summary = CocoSummary(
-            [{k: c[k] for k in ("id", "name", "keypoints", "skeleton") if k in c} for c in categories],
+            [{k: c[k] for k in CATEGORY_KEYS if k in c} for c in categories],
             [ClassCounts() for _ in categories],
             images=len(images),
             files=self.files(images),
             annotated="annotations" in dataset,
+            short_edges=quantiles([min(i["width"], i["height"]) for i in images]),
+            aspect_ratios=quantiles([aspect_ratio(i["width"], i["height"]) for i in images]),
         )
         if summary.annotated:
             keys = ("id", "image_id", "category_id", "bbox")
@@ -208,6 +225,13 @@ class Reader:
                 "expected pairs of keypoint numbers [[1, 2], ...]; mend it"
             )
 
+        sigmas = category.get("keypoint_sigmas", [])
+        if not (isinstance(sigmas, list) and all(is_finite(sigma) and sigma > 0 for sigma in sigmas)):
+            raise self.error(
+                f'category {category["id"]} has the "keypoint_sigmas" {short(sigmas)}, '
+                "expected one positive number for each keypoint; correct it"
+            )
+
     def files(self, images: list[dict]) -> dict[str, list[str]]:
         folders = defaultdict(list)
         for image in images:
@@ -223,7 +247,9 @@ class Reader:
         index = {category["id"]: i for i, category in enumerate(summary.categories)}
         sizes = {image["id"]: (image["width"], image["height"]) for image in images}
         images_of: list[set] = [set() for _ in index]
-        filled = set()
+        filled: set = set()
+        instances: Counter = Counter()
+        relative_sizes: list[float] = []
         for annotation in annotations:
             if annotation["image_id"] not in sizes:
                 summary.orphans += 1
@@ -241,16 +267,24 @@ class Reader:
             which = index[annotation["category_id"]]
             filled.add(annotation["image_id"])
             images_of[which].add(annotation["image_id"])
-            summary.degenerate_boxes += self.is_degenerate(annotation, *sizes[annotation["image_id"]])
+            image_size = sizes[annotation["image_id"]]
+            degenerate = self.is_degenerate(annotation, *image_size)
+            summary.degenerate_boxes += degenerate
             self.count_keypoints(summary, which, annotation)
             if annotation.get("iscrowd"):
                 summary.classes[which].crowd += 1
             else:
                 summary.classes[which].instances += 1
+                instances[annotation["image_id"]] += 1
                 self.count_mask(summary, annotation)
+                if not degenerate:
+                    area = annotation["bbox"][2] * annotation["bbox"][3]
+                    relative_sizes.append(math.sqrt(area) / min(image_size))
         for counts, found in zip(summary.classes, images_of):
             counts.images = len(found)
         summary.empty_images = len(images) - len(filled)
+        summary.densest = max(instances.values(), default=0)
+        summary.relative_sizes = quantiles(relative_sizes)
 
     def is_degenerate(self, annotation: dict, width: float, height: float) -> bool:
         """Whether the box has no area inside the image."""
@@ -295,6 +329,16 @@ class Reader:
                 f"annotation {annotation['id']} has the segmentation {short(segmentation)}, "
                 "expected a list of polygons [[x, y, ...], ...] or RLE; mend it"
             )
+
+
+def quantiles(values: list[float]) -> list[float]:
+    """QUANTILES of the values, none where there are no values."""
+    return np.quantile(values, QUANTILES).tolist() if values else []
+
+
+def aspect_ratio(width: float, height: float) -> float:
+    """Longer by shorter side, at least 1; of a size that is not one, 1."""
+    return max(width, height) / min(width, height) if min(width, height) > 0 else 1.0
 
 
 def is_finite(value: object) -> bool:

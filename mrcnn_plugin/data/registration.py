@@ -67,7 +67,7 @@ def register_shapes_set(name: str, root: str, kind: str, split: str) -> None:
 
 def as_names(names: str | Iterable[str] | None) -> list[str]:
     """The names of data sets as a list, from the forms that configs give them in."""
-    return [names] if isinstance(names, str) else list(names or ())
+    return [names] if names and isinstance(names, str) else list(names or ())
 
 
 def ensure_registered(names: str | Iterable[str]) -> None:
@@ -128,6 +128,8 @@ def metadata_of(coco_categories: Iterable[dict]) -> dict:
         metadata["keypoint_names"] = names
         metadata["keypoint_flip_map"] = flip_map(names)
         metadata["keypoint_connection_rules"] = connection_rules(names, with_keypoints[0].get("skeleton", ()))
+        if with_keypoints[0].get("keypoint_sigmas"):
+            metadata["keypoint_oks_sigmas"] = tuple(with_keypoints[0]["keypoint_sigmas"])
     return metadata
 
 
@@ -156,5 +158,5 @@ def connection_rules(
         (start, end) for start, end in skeleton if min(start, end) >= 1 and max(start, end) <= len(names)
     ]
     hues = (colorsys.hsv_to_rgb(index / max(len(limbs), 1), 0.7, 1.0) for index in range(len(limbs)))
-    colors = (tuple(round(255 * channel) for channel in hue) for hue in hues)
+    colors = ((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)
     return [(names[start - 1], names[end - 1], color) for (start, end), color in zip(limbs, colors)]

@@ -6,6 +6,7 @@ import os
 from types import SimpleNamespace
 
 from detectron2 import evaluation as d2_evaluation
+from detectron2.data import MetadataCatalog
 
 
 class CityscapesInstanceEvaluator(d2_evaluation.CityscapesInstanceEvaluator):
@@ -19,7 +20,7 @@ class CityscapesInstanceEvaluator(d2_evaluation.CityscapesInstanceEvaluator):
 
     def __init__(self, dataset_name: str) -> None:
         super().__init__(dataset_name)
-        known = self._metadata
+        known = MetadataCatalog.get(dataset_name)
         self._metadata = SimpleNamespace(
             gt_dir=os.path.abspath(known.gt_dir), thing_classes=known.thing_classes
         )

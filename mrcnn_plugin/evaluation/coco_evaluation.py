@@ -10,12 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation import coco_evaluation as d2
 from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from mrcnn_plugin.data.coco_summary import COCO_KEYPOINTS, DEFAULT_OKS_SIGMA
 
 TASKS = ("bbox", "segm", "keypoints")
 
@@ -30,14 +33,19 @@ class COCOEvaluator(d2.COCOEvaluator):
     - With `use_fast_impl` (default) faster-coco-eval scores where it is installed, else pycocotools, with
       equal numbers; `use_fast_impl=False` always takes pycocotools.
     - The predictions that are passed in are left as they are.
+    - Without `kpt_oks_sigmas`, keypoints are scored by `oks_sigmas`: those of the data set, or a default.
     """
 
     #: Read by `takes_rle`.
     takes_rle = True
+    #: Set by Detectron2: OKS sigmas, empty for COCO's own.
+    _kpt_oks_sigmas: Any
 
     def __init__(self, *args: Any, use_fast_impl: bool = True, **kwargs: Any):
         # Detectron2's own fast implementation needs its compiled extension.
         super().__init__(*args, use_fast_impl=False, **kwargs)
+        if not len(self._kpt_oks_sigmas):
+            self._kpt_oks_sigmas = oks_sigmas(self._metadata)
         self._use_fast_impl = use_fast_impl and importlib.util.find_spec("faster_coco_eval") is not None
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
@@ -103,6 +111,19 @@ class COCOEvaluator(d2.COCOEvaluator):
                     "set the model's num_classes to that number"
                 )
             result["category_id"] = category_ids[predicted]
+
+
+def oks_sigmas(metadata: Metadata) -> list[float]:
+    """OKS sigmas of a data set's keypoints; none where COCO's own are meant.
+
+    They are the metadata's `keypoint_oks_sigmas`, which `mrcnn_plugin.data` takes from "keypoint_sigmas" of
+    COCO's categories; for another number of keypoints than COCO's 17, DEFAULT_OKS_SIGMA each.
+    """
+    own = metadata.get("keypoint_oks_sigmas")
+    if own is not None:
+        return list(own)
+    number = len(metadata.get("keypoint_names") or ())
+    return [] if number in (0, COCO_KEYPOINTS) else [DEFAULT_OKS_SIGMA] * number
 
 
 def takes_rle(evaluator: DatasetEvaluator | Sequence[DatasetEvaluator]) -> bool:

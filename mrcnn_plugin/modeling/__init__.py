@@ -9,7 +9,9 @@ from .keypoint_head import OneHotKeypointHead
 from .mask_head import FCNMaskHead, MLPMaskHead, SoftmaxMaskHead
 from .poolers import ROIPooler
 from .rcnn import MaskRCNN, returning_masks_as
+from .rle_masks import RLEMasks
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
+from .timm_backbone import TimmBackbone, timm_normalization
 
 __all__ = [
     "FCNMaskHead",
@@ -18,8 +20,11 @@ __all__ = [
     "MaskRCNNC4ROIHeads",
     "MaskRCNNROIHeads",
     "OneHotKeypointHead",
+    "RLEMasks",
     "ROIPooler",
     "SoftmaxMaskHead",
+    "TimmBackbone",
     "add_config",
     "returning_masks_as",
+    "timm_normalization",
 ]

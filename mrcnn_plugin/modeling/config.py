@@ -21,3 +21,16 @@ def add_config(cfg: CfgNode) -> None:
     head.NUM_FC = 2
     head.FC_DIM = 1024
     head.MASK_SIZE = 28
+    # `TimmBackbone`; the arguments have the same names. MODEL.BACKBONE.FREEZE_AT is its freeze_at.
+    cfg.MODEL.TIMM = CfgNode(
+        {
+            "NAME": "",
+            "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+            "NORM": "",
+            "DROP_PATH_RATE": 0.0,
+            "OUTPUT_STRIDE": 32,
+            "PAD_MULTIPLE": 0,
+        }
+    )
+    # Further arguments of timm.create_model, by their own names.
+    cfg.MODEL.TIMM.MODEL_ARGS = CfgNode(new_allowed=True)

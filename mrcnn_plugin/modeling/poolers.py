@@ -21,7 +21,7 @@ _ROI_ALIGN = {
     "ROIAlignV2Max": (True, "max"),
 }
 
-# What Table 2c compares it with, one module a level. RoIPool has no samples to average: it is a maximum.
+# What Table 2c compares it with, one module per level. RoIPool has no samples to average: it is a maximum.
 _QUANTIZED = {
     "ROIPool": lambda size, scale, _: ROIPool(size, scale),
     "ROIWarp": lambda size, scale, ratio: ROIWarp(size, scale, ratio, mode="avg"),
@@ -71,23 +71,24 @@ class ROIPooler(poolers.ROIPooler):
             box_lists: N Boxes, in pixels of the network's input.
 
         Returns:
-            (R, C, output height, output width), R boxes of all images, in order.
+            (K, C, output height, output width), K boxes of all images, in order.
         """
         if self.pooler_type not in _ROI_ALIGN:
             return super().forward(x, box_lists)
         if len(x) != len(self.scales):
-            raise ValueError(f"x must hold {len(self.scales)} feature maps, one a scale, got {len(x)}")
+            raise ValueError(f"x must hold {len(self.scales)} feature maps, one per scale, got {len(x)}")
         if len(box_lists) != x[0].shape[0]:
-            raise ValueError(f"box_lists must hold {x[0].shape[0]} Boxes, one an image, got {len(box_lists)}")
+            num_images = len(x[0])
+            raise ValueError(f"box_lists must hold {num_images} Boxes, one per image, got {len(box_lists)}")
         rois = batch_boxes(box_lists) if box_lists else x[0].new_zeros((0, 5), dtype=torch.float32)
         return self.pool(list(x), rois)
 
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
-        """L maps (N, C, H_l, W_l) and boxes (R, 5), image index and xyxy, -> (R, C, height, width)."""
+        """L maps (N, C, H_l, W_l) and boxes (K, 5), image index and xyxy, -> (K, C, height, width)."""
         return self.align(x, rois)
 
     def align(self, x: list[Tensor], rois: Tensor, levels: Tensor | None = None) -> Tensor:
-        """The multi-level op with this pooler's options; `levels` (R,) int64 overrides the level choice."""
+        """The multi-level op with this pooler's options; `levels` (K,) int64 overrides the level choice."""
         aligned, mode = _ROI_ALIGN[self.pooler_type]
         return multi_level_roi_align(
             x,
@@ -107,8 +108,9 @@ class ROIPooler(poolers.ROIPooler):
 
 
 def batch_boxes(box_lists: list[Boxes]) -> Tensor:
-    """N Boxes -> (R, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
-    indices = [boxes.tensor.new_full((len(boxes), 1), i) for i, boxes in enumerate(box_lists)]
+    """N Boxes -> (K, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
+    # Not by len(boxes), which a trace would keep.
+    indices = [torch.full_like(boxes.tensor[:, :1], i) for i, boxes in enumerate(box_lists)]
     return torch.cat([torch.cat(indices), torch.cat([boxes.tensor for boxes in box_lists])], dim=1)
 
 
@@ -120,3 +122,22 @@ def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec])
         sampling_ratio=head.POOLER_SAMPLING_RATIO,
         pooler_type=head.POOLER_TYPE,
     )
+
+
+def head_input_shape(
+    cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]
+) -> ShapeSpec | dict[str, ShapeSpec]:
+    """Shape of what `head`, as for `build_pooler`, sees: RoI features, or the maps if it has no POOLER_TYPE.
+
+    Raises:
+        ValueError: the maps that RoI features are pooled from differ in their channels.
+    """
+    shapes = {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
+    if not head.POOLER_TYPE:
+        return shapes
+    channels = {shape.channels for shape in shapes.values()}
+    if len(channels) != 1:
+        counts = {name: shape.channels for name, shape in shapes.items()}
+        raise ValueError(f"MODEL.ROI_HEADS.IN_FEATURES must have equally many channels, got {counts}")
+    side = head.POOLER_RESOLUTION
+    return ShapeSpec(channels=channels.pop(), height=side, width=side)

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
+from .rle_masks import RLEMasks
+
 
 def _set_bitmasks(instances: Instances, masks: Tensor, threshold: float) -> None:
     instances.pred_masks = paste_masks(masks, instances.pred_boxes.tensor, instances.image_size, threshold)
 
 
 def _set_rles(instances: Instances, masks: Tensor, threshold: float) -> None:
-    instances.pred_masks_rle = encode_masks(
-        masks, instances.pred_boxes.tensor, instances.image_size, threshold
-    )
+    boxes = instances.pred_boxes.tensor
+    instances.pred_masks_rle = RLEMasks(encode_masks(masks, boxes, instances.image_size, threshold))
 
 
 def _set_raw(instances: Instances, masks: Tensor, threshold: float) -> None:
@@ -40,9 +41,9 @@ class MaskRCNN(GeneralizedRCNN):
         """
         Args:
             mask_format: what the results hold for masks.
-                "bitmask": `pred_masks`, bool (R, H, W) at the resolution asked for; Detectron2's contract.
-                "rle": `pred_masks_rle`, R compressed COCO RLE dicts of the same pixels, made without them.
-                "raw": `pred_masks`, float (R, M, M) probabilities within `pred_boxes`.
+                "bitmask": `pred_masks`, bool (K, H, W) at the resolution asked for; Detectron2's contract.
+                "rle": `pred_masks_rle`, RLEMasks of the same pixels, made without them.
+                "raw": `pred_masks`, float (K, M, M) probabilities within `pred_boxes`.
             mask_threshold: probability in [0, 1] from which a pixel belongs to the instance.
             kwargs: as GeneralizedRCNN.
         """

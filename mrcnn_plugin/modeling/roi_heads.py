@@ -6,8 +6,11 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import (
+    FastRCNNOutputLayers,
     Res5ROIHeads,
     StandardROIHeads,
+    build_box_head,
+    build_keypoint_head,
     build_mask_head,
     select_foreground_proposals,
 )
@@ -15,20 +18,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from .poolers import build_pooler
-
-# Detectron2 builds poolers of its own types only; ours replace them at once.
-_STAND_IN = "ROIAlignV2"
-
-
-def _with_stand_in_poolers(cfg: CfgNode) -> CfgNode:
-    """A copy of `cfg` in which every pooler is of a type that Detectron2 knows."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.ROI_KEYPOINT_HEAD):
-        if head.POOLER_TYPE:
-            head.POOLER_TYPE = _STAND_IN
-    return cfg
+from .poolers import build_pooler, head_input_shape
 
 
 def with_visible_keypoints(instances: list[Instances]) -> list[Instances]:
@@ -36,15 +26,15 @@ def with_visible_keypoints(instances: list[Instances]) -> list[Instances]:
 
     Args:
         instances: foreground proposals with `proposal_boxes` and, where annotated, `gt_keypoints`:
-            (R_i, K, 3), x and y in pixels and visibility.
+            (K_i, num_keypoints, 3), x and y in pixels and visibility.
     """
     selected = []
     for image in instances:
         if not image.has("gt_keypoints"):
             selected.append(image[:0])
             continue
-        x, y, visibility = image.gt_keypoints.tensor.unbind(dim=2)  # (R_i, K) each
-        x1, y1, x2, y2 = image.proposal_boxes.tensor[:, :, None].unbind(dim=1)  # (R_i, 1) each
+        x, y, visibility = image.gt_keypoints.tensor.unbind(dim=2)  # (K_i, num_keypoints) each
+        x1, y1, x2, y2 = image.proposal_boxes.tensor[:, :, None].unbind(dim=1)  # (K_i, 1) each
         inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
         selected.append(image[(inside & (visibility >= 1)).any(dim=1)])
     mean = sum(len(image) for image in selected) / max(len(selected), 1)
@@ -60,18 +50,40 @@ class MaskRCNNROIHeads(StandardROIHeads):
     `gt_keypoints` train the branches that their annotations serve.
     """
 
+    # Detectron2's own methods build poolers of its own types, which lack some of this package's.
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        ret = super().from_config(_with_stand_in_poolers(cfg), input_shape)
-        heads = {
-            "box_pooler": cfg.MODEL.ROI_BOX_HEAD,
-            "mask_pooler": cfg.MODEL.ROI_MASK_HEAD,
-            "keypoint_pooler": cfg.MODEL.ROI_KEYPOINT_HEAD,
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        head = cfg.MODEL.ROI_BOX_HEAD
+        pooler = build_pooler(cfg, head, input_shape)
+        box_head = build_box_head(cfg, head_input_shape(cfg, head, input_shape))
+        return {
+            "box_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
+            "box_pooler": pooler,
+            "box_head": box_head,
+            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
         }
-        for name, head in heads.items():
-            if ret.get(name) is not None:
-                ret[name] = build_pooler(cfg, head, input_shape)
-        return ret
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        if not cfg.MODEL.MASK_ON:
+            return {}
+        head = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            "mask_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
+            "mask_pooler": build_pooler(cfg, head, input_shape) if head.POOLER_TYPE else None,
+            "mask_head": build_mask_head(cfg, head_input_shape(cfg, head, input_shape)),
+        }
+
+    @classmethod
+    def _init_keypoint_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        if not cfg.MODEL.KEYPOINT_ON:
+            return {}
+        head = cfg.MODEL.ROI_KEYPOINT_HEAD
+        return {
+            "keypoint_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
+            "keypoint_pooler": build_pooler(cfg, head, input_shape) if head.POOLER_TYPE else None,
+            "keypoint_head": build_keypoint_head(cfg, head_input_shape(cfg, head, input_shape)),
+        }
 
     def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]):
         if self.keypoint_on and self.training:
@@ -93,13 +105,22 @@ class MaskRCNNC4ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        stand_in = _with_stand_in_poolers(cfg)
-        # Detectron2 would tell the mask head the size before res5.
-        stand_in.MODEL.MASK_ON = False
-        ret = super().from_config(stand_in, input_shape)
-        ret["pooler"] = build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
+        in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if cfg.MODEL.KEYPOINT_ON:
+            raise ValueError("MODEL.KEYPOINT_ON must be False: C4 RoI heads have no keypoint branch")
+        if len(in_features) != 1:
+            raise ValueError(f"MODEL.ROI_HEADS.IN_FEATURES must name one map for C4, got {in_features}")
+        # Res5ROIHeads' own method builds a pooler of Detectron2's types, and tells the mask head the size
+        # before res5.
+        ret = super(Res5ROIHeads, cls).from_config(cfg)
+        res5, channels = cls._build_res5_block(cfg)
+        ret |= {
+            "in_features": in_features,
+            "pooler": build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape),
+            "res5": res5,
+            "box_predictor": FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels, height=1, width=1)),
+        }
         if cfg.MODEL.MASK_ON:
             size = (cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION + 1) // 2
-            channels = ret["res5"][-1].out_channels
-            ret["mask_head"] = build_mask_head(cfg, ShapeSpec(channels=channels, width=size, height=size))
+            ret["mask_head"] = build_mask_head(cfg, ShapeSpec(channels=channels, height=size, width=size))
         return ret

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,6 +13,28 @@ from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.paste_masks import check_inputs
 
 RLE = dict[str, Any]
+
+
+@overload
+def encode_masks(
+    masks: Tensor,
+    boxes: Tensor | Any,
+    image_shape: tuple[int, int],
+    threshold: float = ...,
+    *,
+    return_stats: Literal[False] = ...,
+) -> list[RLE]: ...
+
+
+@overload
+def encode_masks(
+    masks: Tensor,
+    boxes: Tensor | Any,
+    image_shape: tuple[int, int],
+    threshold: float = ...,
+    *,
+    return_stats: Literal[True],
+) -> tuple[list[RLE], Tensor, Tensor]: ...
 
 
 def encode_masks(
@@ -30,15 +52,15 @@ def encode_masks(
     and only the codes are copied to it.
 
     Args:
-        masks: (N, Mh, Mw) probabilities in [0, 1]; any real dtype.
-        boxes: (N, 4) xyxy in image pixels; a tensor, or an object that holds one as `.tensor`.
+        masks: (K, Mh, Mw) probabilities in [0, 1]; any real dtype.
+        boxes: (K, 4) xyxy in image pixels; a tensor, or an object that holds one as `.tensor`.
         image_shape: (height, width) in pixels, fewer than 2**32 of them.
         threshold: >= 0; a pixel is inside where its value >= threshold.
         return_stats: also return areas and boxes of the encoded pixels.
 
     Returns:
-        N dicts {"size": [height, width], "counts": bytes}. With `return_stats`, a tuple of that list, the
-        areas, (N,) int64 pixels as `pycocotools.mask.area`, and the tight boxes, (N, 4) float64 xywh as
+        K dicts {"size": [height, width], "counts": bytes}. With `return_stats`, a tuple of that list, the
+        areas, (K,) int64 pixels as `pycocotools.mask.area`, and the tight boxes, (K, 4) float64 xywh as
         `pycocotools.mask.toBbox` (all 0 for an empty mask), both on the CPU.
 
     Raises:
@@ -69,5 +91,7 @@ if native("cpu"):
         n = masks.shape[0]
         size = torch.library.get_ctx().new_dynamic_size()
         counts = masks.new_empty((size,), dtype=torch.uint8)
-        longs = [masks.new_empty(shape, dtype=torch.int64) for shape in ((n + 1,), (n,), (n, 4))]
-        return counts, *longs
+        offsets, areas, tight = (
+            masks.new_empty(shape, dtype=torch.int64) for shape in ((n + 1,), (n,), (n, 4))
+        )
+        return counts, offsets, areas, tight

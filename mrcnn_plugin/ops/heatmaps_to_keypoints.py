@@ -15,9 +15,9 @@ MAX_SIDE = reference.keypoints.MAX_SIDE
 
 
 def heatmaps_to_keypoints(
-    maps: Tensor,  # [N, K, H, W]
-    rois: Tensor | Any,  # [N, 4]
-) -> Tensor:  # [N, K, 4]
+    maps: Tensor,  # [K, num_keypoints, H, W]
+    rois: Tensor | Any,  # [K, 4]
+) -> Tensor:  # [K, num_keypoints, 4]
     """The peak of each heatmap resampled to its RoI, as Detectron2's function of this name finds it.
 
     A map is resampled bicubically (a = -0.75, borders replicated, `align_corners=False`) to the RoI's width
@@ -30,16 +30,17 @@ def heatmaps_to_keypoints(
     differentiable, as in Detectron2: the result carries no gradient.
 
     Args:
-        maps: (N, K, H, W) logits of K keypoints in N RoIs, 1 <= H, W <= 16384, any floating dtype.
-        rois: (N, 4) xyxy in image pixels, any floating dtype, on the device of `maps`; a tensor, or an object
+        maps: (K, num_keypoints, H, W) logits of the keypoints of K RoIs, 1 <= H, W <= 16384, any floating
+            dtype.
+        rois: (K, 4) xyxy in image pixels, any floating dtype, on the device of `maps`; a tensor, or an object
             that holds one as `.tensor` (Detectron2's `Boxes`).
 
     Returns:
-        (N, K, 4) x, y in image pixels; the logit at the peak; the score, exp(logit) over the sum of exp over
-        the H x W map, not over the resampled one, so that scores of RoIs of different sizes compare (it can
-        exceed 1). float64 where `maps` is, else float32: in half precision, coordinates are off by pixels.
-        All four are NaN for a RoI that is not finite, and for a map with a NaN or a logit beyond +-1e37.
-        A RoI longer than 16384 pixels is resampled to 16384.
+        (K, num_keypoints, 4) x, y in image pixels; the logit at the peak; the score, exp(logit) over the sum
+        of exp over the H x W map, not over the resampled one, so that scores of RoIs of different sizes
+        compare (it can exceed 1). float64 where `maps` is, else float32: in half precision, coordinates are
+        off by pixels. All four are NaN for a RoI that is not finite, and for a map with a NaN or a logit
+        beyond +-1e37. A RoI longer than 16384 pixels is resampled to 16384.
 
     Raises:
         ValueError: wrong shape or device.
@@ -64,11 +65,11 @@ def _check(maps: Tensor, rois: Tensor) -> None:
         if not value.is_floating_point():
             raise TypeError(f"{name} must have a floating dtype, got {value.dtype}; convert it with .float()")
     if maps.dim() != 4:
-        raise ValueError(f"maps must have shape (N, K, H, W), got {tuple(maps.shape)}")
+        raise ValueError(f"maps must have shape (K, num_keypoints, H, W), got {tuple(maps.shape)}")
     if not all(1 <= side <= MAX_SIDE for side in maps.shape[2:]):
         raise ValueError(f"maps must have 1 to {MAX_SIDE} rows and columns, got {tuple(maps.shape)}")
     if rois.dim() != 2 or rois.shape[1] != 4 or rois.shape[0] != maps.shape[0]:
-        raise ValueError(f"rois must have shape (N, 4) with N = {maps.shape[0]}, got {tuple(rois.shape)}")
+        raise ValueError(f"rois must have shape (K, 4) with K = {maps.shape[0]}, got {tuple(rois.shape)}")
     if rois.device != maps.device:
         raise ValueError(f"rois must be on the device of maps, {maps.device}, got {rois.device}")
 

@@ -1,8 +1,9 @@
 """Loads the native libraries that setup.py builds, and says which devices they serve.
 
 `_C.so` holds the schemas and the CPU kernels, `_C_cuda.so` the CUDA kernels; the second is loaded only
-where torch itself was built with CUDA. Where a library is missing, the ops run on their PyTorch reference
-(`mrcnn_plugin.ops.reference`), which is slow: that is said once, with what is missing.
+where torch itself was built with CUDA. Where a library is missing, RoIAlign of averages runs on torchvision's
+op, and the other ops on their PyTorch reference (`mrcnn_plugin.ops.reference`), which is slow: that is said
+once per device type, with what is missing.
 """
 
 from __future__ import annotations
@@ -41,11 +42,22 @@ STATUS["cuda"] = _load("cuda") if STATUS["cpu"] is None else STATUS["cpu"]
 def _warn_once(device_type: str) -> None:
     reason = STATUS.get(device_type) or STATUS["cpu"] or f"no kernels exist for device type {device_type!r}"
     warnings.warn(
-        f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. The PyTorch reference ops "
-        "are used instead: same results, much slower. Mend: install a C++ compiler (and nvcc for CUDA) and "
-        "reinstall with `pip install --no-build-isolation -e .`",
+        f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. torchvision's RoIAlign and "
+        "PyTorch reference ops are used instead: same results, slower. To fix it, install a C++ compiler "
+        "(and nvcc for CUDA) and reinstall with `pip install --no-build-isolation -e .`",
         stacklevel=4,
     )
+
+
+def simd_level() -> str:
+    """The instruction set that CPU kernels use now: "baseline", "avx2" or "avx512".
+
+    It is the widest of the processor, or the one that the environment variable MRCNN_PLUGIN_SIMD names.
+
+    Raises:
+        RuntimeError: MRCNN_PLUGIN_SIMD names none that this processor has; every CPU op raises it, too.
+    """
+    return torch.ops.mrcnn_plugin.simd_level()
 
 
 def native(device_type: str) -> bool:

@@ -29,14 +29,14 @@ def paste_masks(
     NaN is outside.
 
     Args:
-        masks: (N, Mh, Mw) probabilities in [0, 1]; any real dtype.
-        boxes: (N, 4) xyxy in image pixels, any floating dtype, on the device of `masks`; a tensor, or an
+        masks: (K, Mh, Mw) probabilities in [0, 1]; any real dtype.
+        boxes: (K, 4) xyxy in image pixels, any floating dtype, on the device of `masks`; a tensor, or an
             object that holds one as `.tensor` (Detectron2's `Boxes`).
         image_shape: (height, width) in pixels.
         threshold: a pixel is inside where its value >= threshold. Negative: no thresholding.
 
     Returns:
-        (N, height, width) bool; for a negative threshold uint8, the value times 255, truncated.
+        (K, height, width) bool; for a negative threshold uint8, the value times 255, truncated.
 
     Raises:
         ValueError: wrong shape, device, image size, or NaN threshold.
@@ -58,13 +58,13 @@ def check_inputs(
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if value.is_complex():
             raise TypeError(f"{name} must have a real dtype, got {value.dtype}")
-    if masks.dim() != 3 or (len(masks) and 0 in masks.shape):
+    if masks.dim() != 3 or (masks.shape[0] and 0 in masks.shape):
         raise ValueError(
-            f"masks must have shape (N, Mh, Mw) with Mh, Mw >= 1, got {tuple(masks.shape)}; "
+            f"masks must have shape (K, Mh, Mw) with Mh, Mw >= 1, got {tuple(masks.shape)}; "
             "select one class and drop the channel axis first"
         )
-    if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(masks):
-        raise ValueError(f"boxes must have shape (N, 4) with N = {len(masks)}, got {tuple(boxes.shape)}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.shape[0] != masks.shape[0]:
+        raise ValueError(f"boxes must have shape (K, 4) with K = {masks.shape[0]}, got {tuple(boxes.shape)}")
     if boxes.device != masks.device:
         raise ValueError(f"boxes must be on the device of masks, {masks.device}, got {boxes.device}")
     if math.isnan(threshold):

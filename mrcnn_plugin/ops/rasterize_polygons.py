@@ -17,11 +17,11 @@ MAX_MASK_SIZE = 4096
 
 
 class PackedPolygons(NamedTuple):
-    """The polygons of N instances in three flat tensors, for callers that pack once and draw often."""
+    """The polygons of K instances in three flat tensors, for callers that pack once and draw often."""
 
     coords: Tensor  # [L] float64: x, y, x, y, ... in image pixels, polygon after polygon
     polygon_offsets: Tensor  # [P + 1] int64: where in coords each polygon starts, and the end
-    instance_offsets: Tensor  # [N + 1] int64: which polygon each instance starts with, and the end
+    instance_offsets: Tensor  # [K + 1] int64: which polygon each instance starts with, and the end
 
     def to(self, device: torch.device | str) -> PackedPolygons:
         return PackedPolygons(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -64,9 +64,9 @@ def pack_polygons(polygons: Sequence[Sequence[Any]]) -> PackedPolygons:
 
 def rasterize_polygons(
     polygons: Sequence[Sequence[Any]] | PackedPolygons,
-    boxes: Tensor | Any,  # [N, 4]
+    boxes: Tensor | Any,  # [K, 4]
     mask_size: int,
-) -> Tensor:  # [N, M, M]
+) -> Tensor:  # [K, M, M]
     """Draws the part of each instance's polygons that lies in its box on a grid of M x M cells.
 
     Bit-equal to Detectron2's `rasterize_polygons_within_box` (with NumPy >= 2), which is pycocotools' drawing
@@ -75,14 +75,14 @@ def rasterize_polygons(
     float64; coordinates beyond +-4e8 cells saturate.
 
     Args:
-        polygons: of N instances; COCO lists as `pack_polygons` takes them, or its result.
-        boxes: (N, 4) xyxy in image pixels, float32 or float64 (others are taken as float32); a tensor, or an
+        polygons: of K instances; COCO lists as `pack_polygons` takes them, or its result.
+        boxes: (K, 4) xyxy in image pixels, float32 or float64 (others are taken as float32); a tensor, or an
             object that holds one as `.tensor` (Detectron2's `Boxes`). A box that is not finite gives an empty
             mask.
         mask_size: M, 1 to 4096.
 
     Returns:
-        (N, M, M) bool on the device of `boxes`.
+        (K, M, M) bool on the device of `boxes`.
 
     Raises:
         ValueError: as `pack_polygons`; wrong shape of `boxes`, other number of instances, mask size.
@@ -98,7 +98,7 @@ def rasterize_polygons(
     count = packed.instance_offsets.numel() - 1
     if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.shape[0] != count:
         raise ValueError(
-            f"boxes must have shape (N, 4) with N = {count} as in polygons, got {tuple(boxes.shape)}"
+            f"boxes must have shape (K, 4) with K = {count} as in polygons, got {tuple(boxes.shape)}"
         )
     mask_size = operator.index(mask_size)
     if not 1 <= mask_size <= MAX_MASK_SIZE:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import library
-from .reference import roi_align as reference
+from . import library, roi_align_fallback
 
 _MODES = ("avg", "max")
 _FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -111,7 +110,7 @@ def multi_level_roi_align(
     )
     if library.native(boxes.device.type):
         return torch.ops.mrcnn_plugin.multi_level_roi_align(*arguments)
-    return reference.multi_level_roi_align(*arguments)
+    return roi_align_fallback.multi_level_roi_align(*arguments)
 
 
 class ROIAlign(nn.Module):

@@ -79,7 +79,7 @@ def image_ids(files: Sequence[str]) -> list[int]:
 
 def _overlay_paths(files: Sequence[str], folder: str) -> Iterator[str]:
     """A PNG of the image's name for each; images of one name from several folders are numbered."""
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for file in files:
         stem = Path(file).stem
         seen[stem] += 1

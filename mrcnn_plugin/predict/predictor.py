@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Predictor:
         return instances[instances.scores >= self.threshold].to("cpu"), image
 
     def _read(self, path: str) -> tuple[dict, np.ndarray]:
-        mapper = self._mapper
+        mapper: Any = self._mapper
         if type(mapper) is not DatasetMapper:
             # Whatever a mapper of one's own does between file and tensor is its own business.
             return mapper({"file_name": path, "image_id": 0}), utils.read_image(path, format="RGB")

@@ -29,7 +29,8 @@ _FONT_SIZE = 8
 def class_color(index: int, metadata: Metadata) -> tuple[float, float, float]:
     """The colour in which every picture draws a class: RGB in [0, 1]."""
     colors = metadata.get("thing_colors") or _PALETTE
-    return tuple(channel / 255 for channel in colors[index % len(colors)])
+    red, green, blue = colors[index % len(colors)]
+    return red / 255, green / 255, blue / 255
 
 
 def class_name(index: int, metadata: Metadata) -> str:

@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 from mrcnn_plugin.checkpoint import check_weights
 from mrcnn_plugin.compat.warnings import silence_warnings
 from mrcnn_plugin.config import RunConfig, dataset_metadata, fit_to_dataset, fit_to_device, load_config
+from mrcnn_plugin.config.fine_tuning import table_of
 from mrcnn_plugin.config.saving import changes, save_config
 from mrcnn_plugin.data import check_datasets, save_metadata
 from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
@@ -86,12 +87,16 @@ def setup(args: argparse.Namespace) -> RunConfig:
     silence_warnings()
     config = load_config(args.config_file, args.opts)
     notes = [fit_to_device(config), *fit_to_dataset(config)]
+    choices = config.fit_to_data()
     _check_batch_size(config)
+    config.check_evaluation()
     if not args.resume:
         check_weights(config.init_checkpoint, config.keys.init_checkpoint)
     _open_run_folder(config, args)
     for note in filter(None, notes):
         logger.info(note)
+    if choices:
+        logger.info(f"Settings that follow from the data; each is a key to override:\n{table_of(choices)}")
     check_data(config, training=not args.eval_only)
     return config
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
@@ -38,7 +38,7 @@ def evaluate(config: RunConfig, model: nn.Module, *, final: bool) -> Results:
 
 
 def _evaluate_set(test_set: TestSet, model: nn.Module) -> Results:
-    masks = nullcontext()
+    masks: AbstractContextManager[None] = nullcontext()
     if test_set.wrap is not None:
         # Test-time augmentation pastes the merged masks itself.
         model = test_set.wrap(model)

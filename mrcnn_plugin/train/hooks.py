@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -23,11 +24,13 @@ logger = logging.getLogger(__name__)
 
 #: Seconds in which a second signal counts as the same one: a launcher and a terminal may both deliver it.
 _SAME_SIGNAL_SECONDS = 1.0
+# The file descriptor of standard error.
+_STDERR = 2
 
 
 def _say(text: str) -> None:
     """A line from within a signal handler, where Python's buffered streams must not be entered again."""
-    os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())
+    os.write(_STDERR, f"\n{text}\n".encode())
 
 
 class StopSignals:
@@ -43,7 +46,7 @@ class StopSignals:
         self.received: int | None = None
         self._time = 0.0
         self._at_once = False
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Any] = {}
         self._pid = os.getpid()
 
     def __enter__(self) -> StopSignals:
@@ -146,6 +149,8 @@ class ProgressBar(HookBase):
 
     def after_step(self) -> None:
         loss = self.trainer.storage.latest().get("total_loss")
+        if self._bar is None:
+            raise RuntimeError("before_train starts the bar; it did not run")
         if loss is not None:
             self._bar.set_postfix_str(f"loss {loss[0]:.3f}", refresh=False)
         self._bar.update()

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from mrcnn_plugin.compat.comm import create_local_process_group
 from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -124,19 +125,6 @@ def _run_under_torchrun(main: Callable[..., Any], args: tuple) -> Any:
     return result
 
 
-def create_local_process_group(num_processes: int) -> None:
-    """Tells Detectron2 which ranks share this machine; every rank must call it."""
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(num_processes)
-        return
-    # Detectron2 0.6 sets this in its own launch() only.
-    for first in range(0, dist.get_world_size(), num_processes):
-        ranks = list(range(first, first + num_processes))
-        group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
-
-
 @contextlib.contextmanager
 def _forwarded_signals() -> Iterator[None]:
     """Hands SIGINT and SIGTERM on to the spawned processes, and keeps waiting for them.
@@ -148,7 +136,8 @@ def _forwarded_signals() -> Iterator[None]:
     def forward(signum: int, frame: object) -> None:
         received.append(signum)
         for process in mp.active_children():
-            os.kill(process.pid, signum)
+            if process.pid is not None:
+                os.kill(process.pid, signum)
 
     former = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,12 +8,21 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import CascadeROIHeads, select_foreground_proposals
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    FastRCNNOutputLayers,
+    build_box_head,
+    build_mask_head,
+    select_foreground_proposals,
+)
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from mrcnn_plugin.modeling import MaskRCNNROIHeads
+from mrcnn_plugin.modeling.poolers import build_pooler, head_input_shape
 
 from .labels import label_proposals, with_gt_masks
 
@@ -38,11 +47,11 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
     ) -> None:
         """
         Args:
-            proposal_matchers: one a stage, of rising IoU.
+            proposal_matchers: one per stage, of rising IoU.
             mask_head: a head or, for more than one stage, a head for each of `mask_stages`.
             mask_stages: the stages, from 0, on whose RoIs the heads are trained. The paper's three
                 strategies are (0,), which is Detectron2's too, (2,) and (0, 1, 2).
-            kwargs: as CascadeROIHeads: `box_heads` and `box_predictors`, one a stage, among others.
+            kwargs: as CascadeROIHeads: `box_heads` and `box_predictors`, one per stage, among others.
 
         Raises:
             ValueError: another number of heads than of stages, or a stage that does not exist.
@@ -52,7 +61,7 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         mask_stages = tuple(mask_stages)
         if len(mask_stages) != num_heads:
             raise ValueError(
-                f"mask_stages must name one stage a mask head, got {mask_stages} for {num_heads}"
+                f"mask_stages must name one stage per mask head, got {mask_stages} for {num_heads}"
             )
         last = len(proposal_matchers) - 1
         if len(set(mask_stages)) != num_heads or not set(mask_stages) <= set(range(last + 1)):
@@ -66,11 +75,36 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        ret = super().from_config(cfg, input_shape)
         stages = cfg.MODEL.ROI_BOX_CASCADE_HEAD.get("MASK_STAGES", [0])
-        if cfg.MODEL.MASK_ON and len(stages) > 1:
-            ret["mask_head"] = [cls._init_mask_head(cfg, input_shape)["mask_head"] for _ in stages]
-        return ret | {"mask_stages": stages}
+        return super().from_config(cfg, input_shape) | {"mask_stages": stages}
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        head, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+        _check_stages(cfg)
+        shape = head_input_shape(cfg, head, input_shape)
+        box_heads = [build_box_head(cfg, shape) for _ in cascade.IOUS]
+        return {
+            "box_in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
+            "box_pooler": build_pooler(cfg, head, input_shape),
+            "box_heads": box_heads,
+            "box_predictors": [
+                FastRCNNOutputLayers(cfg, one.output_shape, box2box_transform=Box2BoxTransform(weights))
+                for one, weights in zip(box_heads, cascade.BBOX_REG_WEIGHTS)
+            ],
+            "proposal_matchers": [
+                Matcher([iou], [0, 1], allow_low_quality_matches=False) for iou in cascade.IOUS
+            ],
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        ret = super()._init_mask_head(cfg, input_shape)
+        more = len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.get("MASK_STAGES", [0])) - 1
+        if ret and more:
+            shape = head_input_shape(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)
+            ret["mask_head"] = [ret["mask_head"], *(build_mask_head(cfg, shape) for _ in range(more))]
+        return ret
 
     @property
     def mask_heads(self) -> list[nn.Module]:
@@ -154,7 +188,7 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         return [x] * num_heads
 
     def mask_features(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor | dict[str, Tensor]:
-        """What a mask head sees: (R, C, H, W), or the maps themselves where there is no `mask_pooler`."""
+        """What a mask head sees: (K, C, H, W), or the maps themselves where there is no `mask_pooler`."""
         if self.mask_pooler is None:
             return {name: features[name] for name in self.mask_in_features}
         return self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
@@ -165,8 +199,9 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         """The boxes that a stage makes of its proposals, detached and within the image.
 
         Args:
-            predictions: class logits (R, K + 1) and class-agnostic deltas (R, 4), in the stage's weights.
-            proposals: N Instances with `proposal_boxes`, R in all.
+            predictions: class logits (K, num_classes + 1) and class-agnostic deltas (K, 4), in the stage's
+                weights.
+            proposals: N Instances with `proposal_boxes`, K in all.
             stage: the stage that predicted them.
 
         Returns:
@@ -198,15 +233,34 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         return average_masks(self.mask_heads, self.mask_head_inputs(x, len(self.mask_heads)), instances)
 
 
+def _check_stages(cfg: CfgNode) -> None:
+    """What Detectron2's cascade asks of its keys, as errors that name them."""
+    cascade, heads = cfg.MODEL.ROI_BOX_CASCADE_HEAD, cfg.MODEL.ROI_HEADS
+    if len(cascade.BBOX_REG_WEIGHTS) != len(cascade.IOUS):
+        raise ValueError(
+            "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS and IOUS must have one entry per stage, got "
+            f"{len(cascade.BBOX_REG_WEIGHTS)} and {len(cascade.IOUS)}"
+        )
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise ValueError(
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True: a cascade's boxes are class-agnostic"
+        )
+    if cascade.IOUS[0] != heads.IOU_THRESHOLDS[0]:
+        raise ValueError(
+            "MODEL.ROI_BOX_CASCADE_HEAD.IOUS must begin with MODEL.ROI_HEADS.IOU_THRESHOLDS, got "
+            f"{list(cascade.IOUS)} and {list(heads.IOU_THRESHOLDS)}"
+        )
+
+
 def average_masks(
     heads: Sequence[nn.Module], inputs: Sequence[Tensor | dict[str, Tensor]], instances: list[Instances]
 ) -> list[Instances]:
     """Mean of the mask probabilities that several heads predict for the same detections.
 
     Args:
-        heads: mask heads in inference mode, which set `pred_masks`, (R_i, 1, M, M) probabilities.
-        inputs: one a head: RoI features (R, C, H, W).
-        instances: detections, R in all.
+        heads: mask heads in inference mode, which set `pred_masks`, (K_i, 1, M, M) probabilities.
+        inputs: one per head: RoI features (K, C, H, W).
+        instances: detections, K in all.
 
     Returns:
         `instances` with the mean as `pred_masks`.

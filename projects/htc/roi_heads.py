@@ -47,14 +47,14 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
             semantic_head: a FusedSemanticHead; None: no semantic branch.
             semantic_box_pooler, semantic_mask_pooler: pool its features as the poolers of boxes and masks do
                 those of the pyramid; needed with a `semantic_head`.
-            stage_loss_weights: the alphas of section 3.3, one a stage.
+            stage_loss_weights: the alphas of section 3.3, one per stage.
             kwargs: as CascadeMaskRCNNROIHeads.
         """
         num_stages = len(kwargs["box_heads"])
         super().__init__(mask_head=mask_head, mask_stages=range(num_stages), **kwargs)
         if len(stage_loss_weights) != num_stages:
             got = list(stage_loss_weights)
-            raise ValueError(f"stage_loss_weights must hold {num_stages} numbers, one a stage, got {got}")
+            raise ValueError(f"stage_loss_weights must hold {num_stages} numbers, one per stage, got {got}")
         if mask_info_flow and not all(head.info_flow for head in self.mask_heads[1:]):
             raise ValueError("mask_head: all heads but the first must have info_flow=True for mask_info_flow")
         if semantic_head is not None and None in (semantic_box_pooler, semantic_mask_pooler):
@@ -123,7 +123,7 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
         return losses
 
     def mask_features(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
-        """(R, C, H, W): RoI features, and semantic ones where there is the branch."""
+        """(K, C, H, W): RoI features, and semantic ones where there is the branch."""
         x = super().mask_features(features, boxes)
         if self.semantic_head is None:
             return x

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
-from detectron2.projects import point_rend
+from detectron2.projects.point_rend.mask_head import ConvFCHead, PointRendMaskHead
 from detectron2.projects.point_rend.point_features import (
     generate_regular_grid_point_coords,
     get_point_coords_wrt_image,
@@ -23,16 +23,17 @@ from torch import Tensor
 
 from mrcnn_plugin.modeling.mask_loss import sigmoid_mask_loss
 
+from .point_head import OneClassPointHead
 from .point_labels import point_labels
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class PointMaskHead(point_rend.PointRendMaskHead):
+class PointMaskHead(PointRendMaskHead):
     """Detectron2's PointRendMaskHead, same parameters and results, with these differences:
 
     - It is built from keyword arguments too.
     - Only the class in question is predicted at a point and refined (`OneClassPointHead`), so that the
-      masks of R RoIs take R x 224 x 224 logits and not K times as many.
+      masks of K RoIs take K x 224 x 224 logits and not num_classes times as many.
     - Images without instances or without masks train.
     """
 
@@ -62,7 +63,7 @@ class PointMaskHead(point_rend.PointRendMaskHead):
         """
         Args:
             input_shape: channels and stride of the image's feature maps, by name.
-            num_classes: K, foreground classes.
+            num_classes: foreground classes.
             in_features: feature maps of the coarse head.
             pooler_resolution: side of the grid of points that it samples in a RoI.
             conv_dim, fc_dim, num_fc: channels of its convolutions; width and number of its hidden layers.
@@ -71,36 +72,55 @@ class PointMaskHead(point_rend.PointRendMaskHead):
             point_fc_dim, num_point_fc: width and number of its hidden layers.
             coarse_pred_each_layer: whether each of them sees the coarse prediction, or only the first.
             class_agnostic: the point head predicts one mask for all classes; the coarse one is per class.
-            train_num_points: N, points a RoI in training (paper section 3.1).
-            oversample_ratio: k; kN random points are drawn to choose from.
-            importance_sample_ratio: beta, the part of N that are the least certain of them, the others
-                being random.
+            train_num_points: points per RoI in training (paper section 3.1).
+            oversample_ratio: so many times as many random points are drawn to choose from.
+            importance_sample_ratio: the part of `train_num_points` that are the least certain of them, the
+                others being random.
             subdivision_steps: times that the mask's side is doubled in inference.
-            subdivision_num_points: points a RoI that are predicted anew after each of them.
+            subdivision_num_points: points per RoI that are predicted anew after each of them.
         """
-        cfg = get_cfg()
-        point_rend.add_pointrend_config(cfg)
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
-        coarse, points = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.POINT_HEAD
-        coarse.IN_FEATURES, coarse.POOLER_RESOLUTION = tuple(in_features), pooler_resolution
-        coarse.CONV_DIM, coarse.FC_DIM, coarse.NUM_FC = conv_dim, fc_dim, num_fc
-        coarse.OUTPUT_SIDE_RESOLUTION = coarse_resolution
-        coarse.POINT_HEAD_ON = True
-        points.NAME = "OneClassPointHead"
-        points.NUM_CLASSES, points.CLS_AGNOSTIC_MASK = num_classes, class_agnostic
-        points.IN_FEATURES = tuple(point_in_features)
-        points.FC_DIM, points.NUM_FC = point_fc_dim, num_point_fc
-        points.COARSE_PRED_EACH_LAYER = coarse_pred_each_layer
-        points.TRAIN_NUM_POINTS = train_num_points
-        points.OVERSAMPLE_RATIO, points.IMPORTANCE_SAMPLE_RATIO = oversample_ratio, importance_sample_ratio
-        points.SUBDIVISION_STEPS, points.SUBDIVISION_NUM_POINTS = subdivision_steps, subdivision_num_points
-        super().__init__(cfg, input_shape)
+        # PointRendMaskHead's own method reads all this from a CfgNode.
+        super(PointRendMaskHead, self).__init__()
         self.num_classes = num_classes
+        self._feature_scales = {name: 1.0 / shape.stride for name, shape in input_shape.items()}
+        self.mask_point_in_features = list(point_in_features)
+        self.mask_point_train_num_points = train_num_points
+        self.mask_point_oversample_ratio = oversample_ratio
+        self.mask_point_importance_sample_ratio = importance_sample_ratio
+        self.mask_point_subdivision_num_points = subdivision_num_points
+        side, steps = _first_subdivision(coarse_resolution, subdivision_steps, subdivision_num_points)
+        self.mask_point_subdivision_init_resolution, self.mask_point_subdivision_steps = side, steps
+        self.point_head = OneClassPointHead(
+            ShapeSpec(channels=sum(input_shape[name].channels for name in point_in_features)),
+            num_classes=num_classes,
+            fc_dim=point_fc_dim,
+            num_fc=num_point_fc,
+            coarse_pred_each_layer=coarse_pred_each_layer,
+            class_agnostic=class_agnostic,
+        )
+        self.roi_pooler_in_features, self.roi_pooler_size = list(in_features), pooler_resolution
+        channels = sum(input_shape[name].channels for name in in_features)
+        self.coarse_head = ConvFCHead(
+            ShapeSpec(channels=channels, height=pooler_resolution, width=pooler_resolution),
+            conv_dim=conv_dim,
+            fc_dims=[fc_dim] * num_fc,
+            output_shape=(num_classes, coarse_resolution, coarse_resolution),
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Reads the keys that `detectron2.projects.point_rend.add_pointrend_config` adds."""
+        """Reads the keys that `detectron2.projects.point_rend.add_pointrend_config` adds.
+
+        Raises:
+            ValueError: another point head than Detectron2's StandardPointHead, or none.
+        """
         coarse, points = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.POINT_HEAD
+        if not coarse.POINT_HEAD_ON:
+            raise ValueError("MODEL.ROI_MASK_HEAD.POINT_HEAD_ON must be True for PointMaskHead, got False")
+        if points.NAME != "StandardPointHead":
+            raise ValueError(
+                f"MODEL.POINT_HEAD.NAME must be 'StandardPointHead' for PointMaskHead, got {points.NAME!r}"
+            )
         return {
             "input_shape": input_shape,
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
@@ -129,13 +149,13 @@ class PointMaskHead(point_rend.PointRendMaskHead):
 
         Args:
             features: name -> (N, C, H, W).
-            instances: N Instances, R in all. In training, foreground proposals with `proposal_boxes`,
+            instances: N Instances, K in all. In training, foreground proposals with `proposal_boxes`,
                 `gt_classes` and `gt_masks`, as BitMasks (images that lack masks are left out of the loss).
                 In inference, detections with `pred_boxes` and `pred_classes`.
 
         Returns:
             {"loss_mask": scalar, "loss_mask_point": scalar}, or `instances` with `pred_masks`,
-            probabilities of shape (R_i, 1, S, S), S being 7 x 2^5 by default.
+            probabilities of shape (K_i, 1, S, S), S being 7 x 2^5 by default.
         """
         if self.training:
             return self._losses(features, [x if x.has("gt_masks") else x[:0] for x in instances])
@@ -160,7 +180,7 @@ class PointMaskHead(point_rend.PointRendMaskHead):
     def _train_points(
         self, coarse: Tensor, boxes: list[Boxes], classes: Tensor, annotated: list[Instances]
     ) -> tuple[Tensor, Tensor]:
-        """N points (R, N, 2) in [0, 1] of the boxes, and the ground truth there (R, N)."""
+        """P points (K, P, 2) in [0, 1] of the boxes, and the ground truth there (K, P)."""
         with torch.no_grad():
             points = get_uncertain_point_coords_with_randomness(
                 of_class(coarse, classes),
@@ -177,14 +197,14 @@ class PointMaskHead(point_rend.PointRendMaskHead):
     def _logits_at(
         self, features: dict[str, Tensor], boxes: list[Boxes], coarse: Tensor, classes: Tensor, points: Tensor
     ) -> Tensor:
-        """(R, 1, P) logits of one class at points (R, P, 2) in [0, 1] of the boxes."""
+        """(K, 1, P) logits of one class at points (K, P, 2) in [0, 1] of the boxes."""
         fine = self._point_pooler(features, boxes, points)
         return self.point_head(fine, point_sample(coarse, points, align_corners=False), classes)
 
     def _subdivide(
         self, features: dict[str, Tensor], boxes: list[Boxes], coarse: Tensor, classes: Tensor
     ) -> Tensor:
-        """(R, 1, S, S) logits by adaptive subdivision (paper section 3.1, Figure 4)."""
+        """(K, 1, S, S) logits by adaptive subdivision (paper section 3.1, Figure 4)."""
         count, side = len(classes), self.mask_point_subdivision_init_resolution
         grid = generate_regular_grid_point_coords(count, side, coarse.device)
         masks = self._logits_at(features, boxes, coarse, classes, grid).view(count, 1, side, side)
@@ -201,8 +221,15 @@ class PointMaskHead(point_rend.PointRendMaskHead):
         return masks if count else masks.new_zeros((0, 1, side, side))
 
 
+def _first_subdivision(side: int, steps: int, num_points: int) -> tuple[int, int]:
+    """Side of the first mask and steps that are left, past those that would predict every point anew."""
+    while 4 * side**2 <= num_points:
+        side, steps = 2 * side, steps - 1
+    return side, steps
+
+
 def of_class(logits: Tensor, classes: Tensor) -> Tensor:
-    """(R, K, S, S) and (R,) -> (R, 1, S, S)."""
+    """(K, num_classes, S, S) and (K,) -> (K, 1, S, S)."""
     return logits[torch.arange(len(logits), device=logits.device), classes].unsqueeze(1)
 
 
@@ -215,8 +242,8 @@ def point_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Average binary cross-entropy over all points.
 
     Args:
-        logits: (R, 1, P).
-        labels: (R, P) in [0, 1]; between them for points between pixels.
+        logits: (K, 1, P).
+        labels: (K, P) in [0, 1]; between them for points between pixels.
 
     Returns:
         Scalar; 0, still connected to the graph, where there is no RoI.

@@ -10,15 +10,15 @@ from torch import Tensor
 def point_labels(gt_masks: BitMasks, points: Tensor) -> Tensor:
     """Ground-truth masks at points of any position, by bilinear interpolation between pixel centres.
 
-    Equal to `grid_sample` of the masks as floats with zeros around them, but reads four pixels a point and
+    Equal to `grid_sample` of the masks as floats with zeros around them, but reads four pixels per point and
     leaves the masks as they are.
 
     Args:
-        gt_masks: R masks of H x W pixels.
-        points: (R, P, 2), x and y in image pixels.
+        gt_masks: K masks of H x W pixels.
+        points: (K, P, 2), x and y in image pixels.
 
     Returns:
-        (R, P) float32 in [0, 1], on the device of `points`.
+        (K, P) float32 in [0, 1], on the device of `points`.
 
     Raises:
         ValueError: polygons; or another number of masks than rows of points.
@@ -30,7 +30,7 @@ def point_labels(gt_masks: BitMasks, points: Tensor) -> Tensor:
         )
     masks = gt_masks.tensor
     if len(masks) != len(points):
-        raise ValueError(f"points must have one row a mask, {len(masks)}, got {len(points)}")
+        raise ValueError(f"points must have one row per mask, {len(masks)}, got {len(points)}")
     height, width = masks.shape[1:]
     # Pixel (0, 0) has its centre at (0.5, 0.5).
     xy = points.to(masks.device, torch.float32) - 0.5

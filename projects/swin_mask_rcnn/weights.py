@@ -3,14 +3,19 @@
 Both name the backbone's parameters alike, the second with "backbone." before them. They merge tokens at the
 end of a stage, where timm and the paper's Figure 3 have it at the beginning of the next one. Neck, RPN and
 heads of the detection models are MMDetection's.
+
+python -m mrcnn_plugin.projects.swin_mask_rcnn.weights IN.pth OUT.safetensors
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from mrcnn_plugin.checkpoint.convert.command_line import add_file_arguments, convert_file
 from mrcnn_plugin.checkpoint.convert.mmdetection import NECK_AND_HEADS
 from mrcnn_plugin.checkpoint.convert.names import rename
 
@@ -56,3 +61,16 @@ def convert_swin(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not any(name.startswith("backbone.") for name in state_dict):
         state_dict = {f"backbone.{name}": value for name, value in state_dict.items()}
     return rename(state_dict, _RULES, "Swin")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn_plugin.projects.swin_mask_rcnn.weights",
+        description="Converts weights of Swin's official releases to the parameter names of this package.",
+    )
+    add_file_arguments(parser)
+    return convert_file(parser.parse_args(arguments), convert_swin)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

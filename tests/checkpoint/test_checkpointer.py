@@ -1,4 +1,4 @@
-"""DetectionCheckpointer reads what Detectron2's reads, and only that."""
+"""DetectionCheckpointer reads what Detectron2's reads, and only that; what it writes is whole or absent."""
 
 import logging
 import os
@@ -10,7 +10,8 @@ import torch
 from detectron2.modeling.backbone import BasicStem, ResNet
 from torch import nn
 
-from mrcnn_plugin.checkpoint import DetectionCheckpointer, UnsafeCheckpointError
+from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
+from mrcnn_plugin.errors import ConfigError
 
 
 class Weights(nn.Module):
@@ -107,7 +108,7 @@ def test_a_file_that_needs_code_wants_the_flag(tmp_path, caplog):
     state = Weights(6.0).state_dict()
     torch.save({"model": state, "extra": Evil()}, tmp_path / "m.pth")
     model = Weights()
-    with pytest.raises(UnsafeCheckpointError, match=r"m\.pth was not read.*allow_pickle=True"):
+    with pytest.raises(ConfigError, match=r"m\.pth was not read.*allow_pickle=True"):
         DetectionCheckpointer(model).load(str(tmp_path / "m.pth"))
     assert float(model.layer.weight.detach().max()) == 0.0
     with caplog.at_level(logging.WARNING):
@@ -129,3 +130,54 @@ def test_another_librarys_detector_is_named_instead_of_ignored(tmp_path, library
     torch.save(wrapped, tmp_path / "m.pth")
     with pytest.raises(ValueError, match=rf"m\.pth holds {library}'s .*--from {library}"):
         DetectionCheckpointer(Weights()).load(str(tmp_path / "m.pth"))
+
+
+def test_a_write_that_breaks_off_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    model = nn.Linear(2, 3)
+    checkpointer = DetectionCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_a", iteration=1)
+    weight = model.weight.detach().clone()
+    save = torch.save
+
+    def broken(data, path):
+        save(data, path)
+        with open(path, "r+b") as file:
+            file.truncate(100)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", broken)
+    nn.init.zeros_(model.weight)
+    for name in ("model_a", "model_b"):
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.save(name, iteration=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"model_a.pth", "last_checkpoint"}
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_a.pth")
+    assert checkpointer.resume_or_load("")["iteration"] == 1
+    assert torch.equal(model.weight, weight)
+
+
+def test_whole(tmp_path):
+    DetectionCheckpointer(nn.Linear(2, 3), str(tmp_path)).save("model")
+    path = str(tmp_path / "model.pth")
+    DetectionCheckpointer(nn.Linear(2, 3), whole=True).load(path)
+    DetectionCheckpointer(nn.Linear(2, 4)).load(path)
+    with pytest.raises(ConfigError, match=r"2 of its parameters .* such as 'weight'"):
+        DetectionCheckpointer(nn.Linear(2, 4), whole=True).load(path)
+    with pytest.raises(ConfigError, match=r"such as '0\.weight'"):
+        DetectionCheckpointer(nn.Sequential(nn.Linear(2, 3)), whole=True).load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a zip"])
+def test_damaged_file(tmp_path, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"weights '.*bad\.pth' cannot be loaded: ") as error:
+        DetectionCheckpointer(nn.Linear(2, 3)).load(str(tmp_path / "bad.pth"))
+    assert "\n" not in str(error.value)
+
+
+def test_check_weights(tmp_path):
+    (tmp_path / "here.pth").touch()
+    for path in ("", str(tmp_path / "here.pth"), "detectron2://somewhere.pkl", "https://host/x.pth"):
+        check_weights(path, "key")
+    with pytest.raises(ConfigError, match="key: no weights at"):
+        check_weights(str(tmp_path / "absent.pth"), "key")

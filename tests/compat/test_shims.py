@@ -1,4 +1,4 @@
-"""Each shim of `mrcnn_plugin.compat.shims`: what it mends, and that it leaves alone what works."""
+"""Each shim of `mrcnn_plugin.compat`: what it repairs, and that it leaves alone what works."""
 
 import dataclasses
 import importlib.util
@@ -14,6 +14,7 @@ import torch
 
 import mrcnn_plugin
 from mrcnn_plugin import compat
+from mrcnn_plugin.compat import import_hook
 
 detectron2_without_extension = pytest.mark.skipif(
     importlib.util.find_spec("detectron2._C") is not None, reason="this Detectron2 has its extension"
@@ -29,7 +30,9 @@ def run_python(code: str, *paths: Path) -> str:
     load = f"""
         import importlib.util, sys
         sys.path[:0] = {[str(p) for p in paths]!r}
-        spec = importlib.util.spec_from_file_location("compat", {compat.__file__!r})
+        spec = importlib.util.spec_from_file_location(
+            "compat", {compat.__file__!r}, submodule_search_locations={list(compat.__path__)!r}
+        )
         compat = sys.modules["compat"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(compat)
     """
@@ -193,13 +196,13 @@ def test_a_shim_needs_both_a_source_that_uses_it_and_a_library_that_lacks_it(nam
 
     for missing in (True, False):
         changed = dataclasses.replace(original, missing=lambda missing=missing: missing)
-        monkeypatch.setattr(compat, "SHIMS", (changed,))
+        monkeypatch.setattr(import_hook, "SHIMS", (changed,))
         wanted = [changed] if missing else []
-        assert compat._shims_for(original.modules[0], str(with_problem)) == wanted
-        assert compat._shims_for(original.modules[0], str(without)) == []
+        assert import_hook.shims_for(original.modules[0], str(with_problem)) == wanted
+        assert import_hook.shims_for(original.modules[0], str(without)) == []
 
 
-def test_a_module_imported_before_the_plugin_is_mended_too(tmp_path):
+def test_a_module_imported_before_the_plugin_is_repaired_too(tmp_path):
     package = fake_detectron2(
         tmp_path,
         {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers.tiny_runs import metrics_of, train_in_process
 
-from mrcnn_plugin.config.fitting import fit_to_dataset, register_datasets
-from mrcnn_plugin.config.loading import load_config
-from mrcnn_plugin.train import ConfigError
+from mrcnn_plugin.config import fit_to_dataset, load_config
+from mrcnn_plugin.errors import ConfigError
 
 _TINY = {
     "MODEL": {
@@ -62,7 +63,7 @@ def test_train_resume_and_evaluate(yaml_file, tmp_path):
     assert results["results"].keys() == {"bbox", "segm"}
     assert (folder / "curves.png").exists()
     assert (folder / "predictions.png").exists()
-    saved, _ = load_config(str(folder / "config.yaml"))
+    saved = load_config(str(folder / "config.yaml")).raw
     assert saved.SOLVER.BASE_LR == 0.001
     assert saved.MODEL.ROI_HEADS.NUM_CLASSES == 4, "the number of the data set's classes"
 
@@ -81,16 +82,15 @@ def test_unknown_key_in_the_file(tmp_path):
 
 
 def test_number_of_classes_is_the_datas_unless_given(yaml_file):
-    cfg, keys = load_config(str(yaml_file))
-    register_datasets(cfg)
-    (line,) = fit_to_dataset(cfg, keys)
+    config = load_config(str(yaml_file))
+    (line,) = fit_to_dataset(config)
     assert line.startswith("MODEL.ROI_HEADS.NUM_CLASSES = 4, the classes of coco:")
     assert line.endswith(": circle, square, triangle, star")
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
+    assert config.raw.MODEL.ROI_HEADS.NUM_CLASSES == 4
 
-    cfg, keys = load_config(str(yaml_file), ["MODEL.ROI_HEADS.NUM_CLASSES", "7"])
-    assert fit_to_dataset(cfg, keys) == []
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 7
+    config = load_config(str(yaml_file), ["MODEL.ROI_HEADS.NUM_CLASSES", "7"])
+    assert fit_to_dataset(config) == []
+    assert config.raw.MODEL.ROI_HEADS.NUM_CLASSES == 7
 
 
 def test_yaml_without_a_mapping(tmp_path):
@@ -101,4 +101,79 @@ def test_yaml_without_a_mapping(tmp_path):
 
 
 def test_defaults_are_detectron2s(yaml_file):
-    assert load_config(str(yaml_file))[0].SOLVER.MOMENTUM == get_cfg().SOLVER.MOMENTUM
+    assert load_config(str(yaml_file)).raw.SOLVER.MOMENTUM == get_cfg().SOLVER.MOMENTUM
+
+
+def test_float32_precision(yaml_file, tmp_path):
+    """A key of Detectron2's main branch, which 0.6 lacks."""
+    before = torch.get_float32_matmul_precision()
+    line = ["--config-file", str(yaml_file), "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1"]
+    try:
+        assert train_in_process([*line, "FLOAT32_PRECISION", "high"]) == 0
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_augmented_test_at_the_end(yaml_file, tmp_path):
+    line = ["--config-file", str(yaml_file), "OUTPUT_DIR", str(tmp_path), "TEST.EVAL_PERIOD", "2"]
+    augmented = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)", "TEST.AUG.FLIP", "False"]
+    assert train_in_process([*line, *augmented]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert results.keys() == {"bbox", "segm", "bbox_TTA", "segm_TTA"}
+    # One augmentation that changes nothing: the boxes are those of the plain test.
+    assert results["bbox_TTA"]["AP"] == pytest.approx(results["bbox"]["AP"], abs=1e-6)
+    periodic = next(m for m in metrics_of(tmp_path) if "bbox/AP" in m)
+    assert "bbox_TTA/AP" not in periodic
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.KEYPOINT_ON", "True"], "TEST.AUG.ENABLED: .* takes no keypoints"),
+        (["MODEL.LOAD_PROPOSALS", "True"], "TEST.AUG.ENABLED: .* takes no precomputed proposals"),
+    ],
+)
+def test_augmented_test_that_detectron2_lacks_is_refused(yaml_file, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(yaml_file), ["TEST.AUG.ENABLED", "True", *overrides])
+
+
+def test_expected_results(yaml_file, tmp_path):
+    line = ["--config-file", str(yaml_file), "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1"]
+    within = "TEST.EXPECTED_RESULTS=[['bbox', 'AP', 50.0, 60.0]]"
+    assert train_in_process([*line, within]) == 0
+    evaluate = [*line, "--eval-only", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+    with pytest.raises(SystemExit) as stop:
+        train_in_process([*evaluate, "TEST.EXPECTED_RESULTS=[['segm', 'AP', 101.0, 0.5]]"])
+    assert stop.value.code == 1
+    with pytest.raises(ConfigError, match=r"no task 'box' in the results, which have \['bbox', 'segm'\]"):
+        train_in_process([*evaluate, "TEST.EXPECTED_RESULTS=[['box', 'AP', 50.0, 60.0]]"])
+
+
+def test_an_evaluator_that_does_not_exist_is_found_before_training(yaml_file, tmp_path):
+    MetadataCatalog.get("panoptic").set(evaluator_type="coco_panoptic_seg")
+    DatasetCatalog.register("panoptic", list)
+    try:
+        line = [
+            "--config-file",
+            str(yaml_file),
+            "OUTPUT_DIR",
+            str(tmp_path),
+            "DATASETS.TEST",
+            "('panoptic',)",
+        ]
+        with pytest.raises(ConfigError, match="'panoptic' has evaluator_type 'coco_panoptic_seg', expected"):
+            train_in_process(line)
+        assert not list(tmp_path.glob("*.pth"))
+    finally:
+        DatasetCatalog.remove("panoptic")
+        MetadataCatalog.remove("panoptic")
+
+
+def test_as_many_detections_are_scored_as_the_model_gives(yaml_file):
+    config = load_config(str(yaml_file), ["TEST.DETECTIONS_PER_IMAGE", "300"])
+    fit_to_dataset(config)
+    (test_set,) = config.test_sets(final=False)
+    assert test_set.evaluator._max_dets_per_image == [1, 10, 300]
+    assert config.expected_of_data().max_dets == 300

@@ -13,7 +13,8 @@ from mrcnn_plugin.errors import ConfigError
 
 
 def load(*overrides: str):
-    return load_config(str(TINY), overrides)
+    config = load_config(str(TINY), overrides)
+    return config.raw, config.overridden
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,14 @@ def test_keypoints_of_the_model(write, coco):
     assert "its class 'cat' has 2 keypoints, the model 17; set model.roi_heads.keypoint_head" in message
     report = check_datasets(write(coco, "c.json"), num_keypoints=2)
     assert report.summaries.popitem()[1].keypoints == 1
-    assert "to evaluate 2, give their own: dataloader.evaluator.kpt_oks_sigmas=[...]" in report.warnings[0]
+    assert "these 2 are scored with 0.067 each; for others set" in report.warnings[0]
+    for category in coco["categories"]:
+        category["keypoint_sigmas"] = [0.02, 0.03]
+    assert not check_datasets(write(coco, "sigmas.json"), num_keypoints=2).warnings
+    for category in coco["categories"]:
+        category["keypoint_sigmas"] = [0.02]
+    message = fails(write(coco, "few.json"), num_keypoints=2)
+    assert '"keypoint_sigmas" has 1 numbers, expected 2' in message
     coco["categories"][0]["keypoints"] = ["nose", "ear"]
     message = fails(write(coco, "d.json"), num_keypoints=2)
     assert "its classes cat, dog have different keypoints" in message
@@ -223,3 +230,11 @@ def test_unknown_name():
     assert fails("coco_2017_trian").startswith(
         "coco_2017_trian: no such data set; did you mean coco_2017_train?"
     )
+
+
+def test_more_instances_than_detections_are_scored(write, coco):
+    report = check_datasets(write(coco), training=False, max_dets=2)
+    assert report.warnings == []
+    report = check_datasets(write(coco), training=False, max_dets=1)
+    (warning,) = report.warnings
+    assert "an image holds 2 instances, but only 1 detections per image are scored" in warning

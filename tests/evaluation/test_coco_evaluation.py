@@ -5,13 +5,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator as Detectron2Evaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator, evaluate_coco, instances_to_coco_json
+from mrcnn_plugin.evaluation.coco_evaluation import (
+    COCOEvaluator,
+    evaluate_coco,
+    instances_to_coco_json,
+    oks_sigmas,
+)
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
 HEIGHT, WIDTH, IMAGES, CATEGORIES = 120, 160, 12, (3, 7, 8)
@@ -235,3 +240,16 @@ def test_errors(data):
     wrong.pred_classes = wrong.pred_classes + 3
     with pytest.raises(ValueError, match="but the data set has 3 classes: set the model's num_classes"):
         run(COCOEvaluator(name, distributed=False), [wrong])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, []),
+        ({"keypoint_names": ["k"] * 17}, []),
+        ({"keypoint_names": ["k"] * 5}, [0.067] * 5),
+        ({"keypoint_names": ["k"] * 2, "keypoint_oks_sigmas": (0.02, 0.03)}, [0.02, 0.03]),
+    ],
+)
+def test_oks_sigmas(fields, expected):
+    assert oks_sigmas(Metadata(**fields)) == expected

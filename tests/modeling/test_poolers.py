@@ -66,9 +66,9 @@ def test_no_image():
 
 def test_wrong_arguments_are_named():
     pooler = ROIPooler(7, SCALES, 0, "ROIAlignV2")
-    with pytest.raises(ValueError, match="x must hold 4 feature maps, one a scale, got 3"):
+    with pytest.raises(ValueError, match="x must hold 4 feature maps, one per scale, got 3"):
         pooler(pyramid(1)[:3], random_boxes(1))
-    with pytest.raises(ValueError, match="box_lists must hold 1 Boxes, one an image, got 2"):
+    with pytest.raises(ValueError, match="box_lists must hold 1 Boxes, one per image, got 2"):
         pooler(pyramid(1), random_boxes(1, 1))
 
 
@@ -117,3 +117,23 @@ def test_quantised_types_pool_each_box_from_its_level(kind):
 def test_unknown_type_is_named():
     with pytest.raises(ValueError, match="ROICrop"):
         ROIPooler(7, SCALES, 0, "ROICrop")
+
+
+class _Traced(torch.nn.Module):
+    """A pooler on tensors, as a traced model calls it."""
+
+    def __init__(self, pooler):
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, p2, p3, first, second):
+        return self.pooler([p2, p3], [Boxes(first), Boxes(second)])
+
+
+def test_a_trace_takes_any_number_of_boxes():
+    features = pyramid(2)[:2]
+    module = _Traced(ROIPooler(7, SCALES[:2], 2, "ROIAlignV2", canonical_level=3))
+    traced = torch.jit.trace(module, (*features, *(b.tensor for b in random_boxes(3, 2))))
+    for counts in ((5, 1), (0, 4), (3, 2)):
+        boxes = [b.tensor for b in random_boxes(*counts)]
+        torch.testing.assert_close(traced(*features, *boxes), module(*features, *boxes))

@@ -7,7 +7,7 @@ from detectron2.config import get_cfg, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
+from helpers.training import synthetic_inputs, train_step
 
 from mrcnn_plugin import model_zoo
 from mrcnn_plugin.modeling import MaskRCNN, MLPMaskHead, add_config
@@ -36,10 +36,12 @@ def detector():
     return model
 
 
-def annotations(batched_inputs, kind, **kwargs):
+def annotations(kind, **kwargs):
     keypoints = kind == "keypoint"
     classes = 1 if keypoints else 4
-    return batched_inputs([(64, 64), (64, 96)], num_classes=classes, masks=not keypoints, keypoints=keypoints)
+    return synthetic_inputs(
+        [(64, 64), (64, 96)], num_classes=classes, masks=not keypoints, keypoints=keypoints
+    )
 
 
 def bare(image):
@@ -54,67 +56,63 @@ def without(image, *fields):
     return {**image, "instances": Instances(image["instances"].image_size, **kept)}
 
 
-def train_step(model, inputs):
-    model.train()
-    with EventStorage() as storage:
-        losses = model(inputs)
-        sum(losses.values()).backward()
-        logged = {name: value for name, (value, _) in storage.latest().items()}
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    assert not [name for name, gradient in gradients.items() if gradient is None]
+def losses_of_a_step(model, inputs):
+    """The losses and what was logged, after a look at every parameter's gradient."""
+    losses, gradients, logged = train_step(model, inputs)
+    assert gradients.keys() == dict(model.named_parameters()).keys()
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    return {name: loss.item() for name, loss in losses.items()}, logged
+    return losses, logged
 
 
 @pytest.mark.filterwarnings("error:Mean of empty slice")
 class TestTraining:
-    def test_no_instances_in_one_image_or_any(self, kind, batched_inputs):
-        first, second = annotations(batched_inputs, kind)
-        losses, _ = train_step(build(kind), [bare(first), second])
+    def test_no_instances_in_one_image_or_any(self, kind):
+        first, second = annotations(kind)
+        losses, _ = losses_of_a_step(build(kind), [bare(first), second])
         assert losses[f"loss_{kind}"] > 0
-        losses, logged = train_step(build(kind), [bare(first), bare(second)])
+        losses, logged = losses_of_a_step(build(kind), [bare(first), bare(second)])
         assert losses[f"loss_{kind}"] == 0
         assert losses["loss_cls"] > 0
         assert all(value == value for value in logged.values())
 
-    def test_instances_without_masks_or_keypoints(self, kind, batched_inputs):
+    def test_instances_without_masks_or_keypoints(self, kind):
         fields = ("gt_masks", "gt_keypoints")
-        first, second = annotations(batched_inputs, kind)
-        losses, _ = train_step(build(kind), [without(first, *fields), second])
+        first, second = annotations(kind)
+        losses, _ = losses_of_a_step(build(kind), [without(first, *fields), second])
         assert losses[f"loss_{kind}"] > 0
-        losses, logged = train_step(build(kind), [without(first, *fields), without(second, *fields)])
+        losses, logged = losses_of_a_step(build(kind), [without(first, *fields), without(second, *fields)])
         assert losses[f"loss_{kind}"] == 0
         assert losses["loss_box_reg"] > 0
         assert all(value == value for value in logged.values())
 
-    def test_no_visible_keypoint(self, batched_inputs):
-        inputs = annotations(batched_inputs, "keypoint")
+    def test_no_visible_keypoint(self):
+        inputs = annotations("keypoint")
         for image in inputs:
             image["instances"].gt_keypoints.tensor[..., 2] = 0
-        losses, logged = train_step(build("keypoint"), inputs)
+        losses, logged = losses_of_a_step(build("keypoint"), inputs)
         assert losses["loss_keypoint"] == 0
         assert logged["keypoint_head/num_fg_samples"] == 0
 
-    def test_empty_polygon_and_bitmasks(self, batched_inputs):
-        inputs = annotations(batched_inputs, "mask")
+    def test_empty_polygon_and_bitmasks(self):
+        inputs = annotations("mask")
         inputs[0]["instances"].gt_masks.polygons[0] = []
         masks = BitMasks.from_polygon_masks(inputs[1]["instances"].gt_masks, 64, 96)
         inputs[1]["instances"].gt_masks = masks
-        losses, _ = train_step(build("mask"), inputs)
+        losses, _ = losses_of_a_step(build("mask"), inputs)
         assert losses["loss_mask"] > 0
 
 
 class TestMaskFormat:
     @torch.no_grad()
-    def results(self, detector, batched_inputs, mask_format):
+    def results(self, detector, mask_format):
         detector.mask_format = mask_format
-        inputs = annotations(batched_inputs, "mask")
+        inputs = annotations("mask")
         # Results are asked for at another size than the network's.
         inputs[0].update(height=100, width=80)
         return [output["instances"] for output in detector(inputs)]
 
-    def test_all_hold_the_same_masks(self, detector, batched_inputs):
-        bitmask, rle, raw = (self.results(detector, batched_inputs, f) for f in ("bitmask", "rle", "raw"))
+    def test_all_hold_the_same_masks(self, detector):
+        bitmask, rle, raw = (self.results(detector, f) for f in ("bitmask", "rle", "raw"))
         assert [image.image_size for image in bitmask] == [(100, 80), (64, 96)]
         for as_bits, as_rle, as_raw in zip(bitmask, rle, raw):
             count = len(as_bits)
@@ -129,30 +127,30 @@ class TestMaskFormat:
             assert as_raw.pred_masks.shape == (count, 28, 28)
             assert ((as_raw.pred_masks >= 0) & (as_raw.pred_masks <= 1)).all()
 
-    def test_threshold(self, detector, batched_inputs):
-        half = self.results(detector, batched_inputs, "bitmask")[0].pred_masks
+    def test_threshold(self, detector):
+        half = self.results(detector, "bitmask")[0].pred_masks
         detector.mask_threshold = 0.9
         try:
-            strict = self.results(detector, batched_inputs, "bitmask")[0].pred_masks
+            strict = self.results(detector, "bitmask")[0].pred_masks
         finally:
             detector.mask_threshold = 0.5
         assert strict.sum() < half.sum()
         assert not (strict & ~half).any()
 
     @pytest.mark.parametrize("mask_format", ["bitmask", "rle", "raw"])
-    def test_no_detection(self, detector, batched_inputs, mask_format):
+    def test_no_detection(self, detector, mask_format):
         predictor = detector.roi_heads.box_predictor
         predictor.test_score_thresh = 1.1
         try:
-            results = self.results(detector, batched_inputs, mask_format)
+            results = self.results(detector, mask_format)
         finally:
             predictor.test_score_thresh = 0.0
         assert [len(image) for image in results] == [0, 0]
         assert results[0].has("pred_masks_rle" if mask_format == "rle" else "pred_masks")
 
     @torch.no_grad()
-    def test_raw_instances(self, detector, batched_inputs):
-        inputs = annotations(batched_inputs, "mask")
+    def test_raw_instances(self, detector):
+        inputs = annotations("mask")
         results = detector.inference(inputs, do_postprocess=False)
         assert [image.image_size for image in results] == [(64, 64), (64, 96)]
         assert results[0].pred_masks.shape == (len(results[0]), 1, 28, 28)

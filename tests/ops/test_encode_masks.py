@@ -120,8 +120,8 @@ def test_no_image_sized_buffer():
         ({"threshold": -1.0}, ValueError, "threshold must be >= 0"),
         ({"threshold": math.nan}, ValueError, "threshold must be a number"),
         ({"image_shape": (2**16, 2**16)}, ValueError, r"fewer than 2\*\*32 pixels"),
-        ({"boxes": torch.rand(2, 5)}, ValueError, r"boxes must have shape \(N, 4\)"),
-        ({"masks": torch.rand(2, 7)}, ValueError, r"masks must have shape \(N, Mh, Mw\)"),
+        ({"boxes": torch.rand(2, 5)}, ValueError, r"boxes must have shape \(K, 4\)"),
+        ({"masks": torch.rand(2, 7)}, ValueError, r"masks must have shape \(K, Mh, Mw\)"),
     ],
 )
 def test_errors(change, error, message):

@@ -24,7 +24,7 @@ def test_native_follows_what_was_loaded(monkeypatch):
 
 def test_a_missing_library_is_said_once_with_its_reason(monkeypatch):
     monkeypatch.setattr(library, "STATUS", {"cpu": None, "cuda": "_C_cuda.so was not built"})
-    with pytest.warns(UserWarning, match=r"native ops for cuda.*_C_cuda\.so was not built.*Mend"):
+    with pytest.warns(UserWarning, match=r"native ops for cuda.*_C_cuda\.so was not built.*To fix it"):
         assert not library.native("cuda")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -34,7 +34,7 @@ def in_region(box: list[float], y: int, x: int) -> bool:
 
 
 def grid_values(masks: torch.Tensor, boxes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """(N, H, W) float64 values by grid_sample over the whole image."""
+    """(K, H, W) float64 values by grid_sample over the whole image."""
     y = torch.arange(shape[0], dtype=torch.float64) + 0.5
     x = torch.arange(shape[1], dtype=torch.float64) + 0.5
     x0, y0, x1, y1 = boxes.double().split(1, dim=1)
@@ -166,13 +166,13 @@ def test_strides_gradients_and_sizes():
         (
             {"masks": torch.rand(2, 1, 7, 7)},
             ValueError,
-            r"masks must have shape \(N, Mh, Mw\).*got \(2, 1, 7, 7\)",
+            r"masks must have shape \(K, Mh, Mw\).*got \(2, 1, 7, 7\)",
         ),
         ({"masks": torch.rand(2, 0, 7)}, ValueError, "Mh, Mw >= 1"),
         ({"masks": [[1.0]]}, TypeError, "masks must be a torch.Tensor, got list"),
         ({"masks": torch.rand(2, 7, 7) * 1j}, TypeError, "real dtype"),
-        ({"boxes": torch.rand(2, 5)}, ValueError, r"boxes must have shape \(N, 4\) with N = 2, got \(2, 5\)"),
-        ({"boxes": torch.rand(3, 4)}, ValueError, r"N = 2, got \(3, 4\)"),
+        ({"boxes": torch.rand(2, 5)}, ValueError, r"boxes must have shape \(K, 4\) with K = 2, got \(2, 5\)"),
+        ({"boxes": torch.rand(3, 4)}, ValueError, r"K = 2, got \(3, 4\)"),
         ({"boxes": torch.rand(2, 4, device="meta")}, ValueError, "device of masks, cpu, got meta"),
         ({"image_shape": (-1, 5)}, ValueError, r"image_shape must be .* >= 0, got \(-1, 5\)"),
         ({"image_shape": (5, 5, 3)}, TypeError, "two integers"),

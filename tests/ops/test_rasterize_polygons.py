@@ -79,7 +79,7 @@ def test_far_coordinates_and_bad_boxes():
 @pytest.mark.parametrize(
     ("polygons", "boxes", "mask_size", "error", "message"),
     [
-        ([[SQUARE]], torch.zeros(2, 4), 8, ValueError, r"boxes must have shape \(N, 4\) with N = 1 as in"),
+        ([[SQUARE]], torch.zeros(2, 4), 8, ValueError, r"boxes must have shape \(K, 4\) with K = 1 as in"),
         ([[SQUARE]], torch.zeros(1, 5), 8, ValueError, r"got \(1, 5\)"),
         ([[SQUARE]], [[0.0, 0.0, 1.0, 1.0]], 8, TypeError, "boxes must be a floating torch.Tensor, got list"),
         ([[SQUARE]], torch.zeros(1, 4, dtype=torch.int64), 8, TypeError, "got torch.int64"),
@@ -145,7 +145,7 @@ class TestNative:
             ([-8, 8], [0, 1], "polygon_offsets must run from 0"),
             ([0, 9, 8], [0, 2], "polygon_offsets must not decrease, got 9 before 8"),
             ([0, 8], [0, 2], "instance_offsets must run from 0 to 1, got 0 to 2"),
-            ([0, 8], [0, 1, 1], "instance_offsets must be a flat int64 tensor of N"),
+            ([0, 8], [0, 1, 1], "instance_offsets must be a flat int64 tensor of K"),
             ([0, 4, 8], [0, 2], "at least 3 points"),
             ([], [0, 1], "polygon_offsets must be a flat int64 tensor"),
         ],

@@ -9,13 +9,15 @@ import pytest
 import torch
 import torchvision
 from helpers.roi_align_oracle import Setting, error_against_oracle, max_is_tied, random_setting
+from helpers.simd_levels import simd_levels
 
-from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align
+from mrcnn_plugin.ops import ROIAlign, library, multi_level_roi_align, roi_align, roi_align_fallback
 from mrcnn_plugin.ops.reference import roi_align as reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_hand_computed_average_and_maximum():
     feature = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None]
     box = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]])
@@ -27,6 +29,7 @@ def test_hand_computed_average_and_maximum():
     assert roi_align(feature, box, (1, 2), 1.0, 1).flatten().tolist() == [2.5, 3.0]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_samples_outside_count_as_zero():
     feature = torch.full((1, 1, 4, 4), 2.0)
     box = torch.tensor([[0.0, -4.0, 0.0, 4.0, 4.0]])
@@ -55,12 +58,28 @@ def test_few_maxima_are_tied():
     assert not max_is_tied(setting, np.arange(16.0).reshape(1, 1, 4, 4)).any()
 
 
-@pytest.mark.parametrize("instructions", ["avx2", "baseline"])
+@pytest.mark.parametrize("level", simd_levels()[:-1])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_kernels_for_lesser_processors(instructions, dtype, monkeypatch):
-    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", instructions)
+def test_kernels_of_lesser_levels_against_oracle(level, dtype, monkeypatch):
+    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", level)
     rng = np.random.default_rng(11)
     assert max(error_against_oracle(random_setting(rng), dtype, i) for i in range(8)) <= 1
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(6000, 2), (2, 6000)])
+def test_bins_of_thousands_of_samples(size, memory_format):
+    """A bin over the whole of a map far longer than wide; its rows outnumber the columns."""
+    height, width = size
+    ramp = torch.arange(float(height * width), dtype=torch.float64).view(1, 1, height, width)
+    features = torch.cat([ramp, 1 - ramp], dim=1).contiguous(memory_format=memory_format).requires_grad_()
+    box = torch.tensor([[0.0, 0.0, 0.0, width, height]], dtype=torch.float64)
+    # Aligned and one sample a pixel: the samples are the pixels, in one bin all of them.
+    output = roi_align(features, box, 1, 1.0, 0, aligned=True)
+    mean = (height * width - 1) / 2
+    assert output.flatten().tolist() == pytest.approx([mean, 1 - mean])
+    (grad,) = torch.autograd.grad(output.sum(), features)
+    torch.testing.assert_close(grad, torch.full_like(grad, 1 / (height * width)))
 
 
 @pytest.mark.slow
@@ -75,6 +94,7 @@ def test_2000_random_settings_against_oracle():
 @pytest.mark.parametrize("mode", ["avg", "max"])
 def test_reference_twin_against_oracle(mode, monkeypatch):
     monkeypatch.setattr(library, "native", lambda device_type: False)
+    monkeypatch.setattr(roi_align_fallback, "multi_level_roi_align", reference.multi_level_roi_align)
     rng = np.random.default_rng(7)
     for i in range(12):
         setting = random_setting(rng)
@@ -82,10 +102,32 @@ def test_reference_twin_against_oracle(mode, monkeypatch):
         assert error_against_oracle(setting, torch.float32, i) <= 1
 
 
-def test_reference_twin_is_used_without_native_kernels(monkeypatch):
+def test_fallback_against_oracle(monkeypatch):
     monkeypatch.setattr(library, "native", lambda device_type: False)
-    monkeypatch.setattr(reference, "multi_level_roi_align", lambda *arguments: "the twin")
-    assert roi_align(torch.zeros(1, 1, 2, 2), torch.zeros(1, 5), 1) == "the twin"
+    rng = np.random.default_rng(8)
+    for i in range(12):
+        setting = random_setting(rng)
+        setting.mode = "avg"
+        assert error_against_oracle(setting, torch.float32, i) <= 1
+
+
+def test_without_native_kernels_torchvision_averages_and_the_reference_does_the_rest(monkeypatch):
+    def called(*arguments):
+        raise NotImplementedError("the reference")
+
+    monkeypatch.setattr(library, "native", lambda device_type: False)
+    monkeypatch.setattr(reference, "multi_level_roi_align", called)
+    features, box = torch.rand(1, 1, 8, 8), torch.tensor([[0.0, 1, 1, 6, 5]])
+    expected = torchvision.ops.roi_align(features, box, 2)
+    assert torch.equal(roi_align(features, box, 2), expected)
+    for image, boxes, mode in (
+        (features, box, "max"),
+        (features, torch.tensor([[0.0, 0, 0, 1e9, 5]]), "avg"),
+        (features, torch.tensor([[0.0, 5, 0, 1, 5]]), "avg"),
+        (features.double(), box, "avg"),
+    ):
+        with pytest.raises(NotImplementedError, match="the reference"):
+            roi_align(image, boxes, 2, mode=mode)
 
 
 GRID = list(
@@ -104,6 +146,7 @@ def boxes_for(features: torch.Tensor, scale: float, count: int = 24) -> torch.Te
     return torch.cat([index, start, start + size], dim=1).to(features.dtype)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(2, 21, 30, 45), (1, 3, 5, 3), (3, 1, 1, 1), (1, 130, 9, 70)])
 def test_equal_to_torchvision(dtype, shape):
@@ -125,6 +168,7 @@ def test_equal_to_torchvision(dtype, shape):
         torch.testing.assert_close(mine.grad, theirs.grad, **tolerance)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_list_of_boxes_and_module_equal_torchvision():
     features = torch.randn(2, 8, 20, 20)
     boxes = [
@@ -138,6 +182,7 @@ def test_list_of_boxes_and_module_equal_torchvision():
     assert "sampling_ratio=2" in repr(pooler)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_pyramid_equals_one_level_at_a_time(channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -167,6 +212,7 @@ def test_pyramid_equals_one_level_at_a_time(channels_last):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_backward_gives_the_same_bits_for_any_number_of_threads(channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

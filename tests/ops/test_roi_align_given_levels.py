@@ -23,6 +23,7 @@ def pyramid(channels_last=False, dtype=torch.float32, requires_grad=False):
     ]
 
 
+@pytest.mark.usefixtures("kernels")
 def test_values_tell_the_level():
     """Each map holds its own offset; Eq. (1) would pool all four from the first."""
     features = [torch.full((2, 1, 8, 8), float(offset)) for offset in range(3)]
@@ -33,6 +34,7 @@ def test_values_tell_the_level():
     assert multi_level_roi_align(features, boxes, SCALES, 2, 2).unique().tolist() == [0]
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_all_levels_in_one_call_equal_a_call_for_each(channels_last, mode):
@@ -51,6 +53,7 @@ def test_all_levels_in_one_call_equal_a_call_for_each(channels_last, mode):
         torch.testing.assert_close(grad, want)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("mode", ["avg", "max"])
 def test_equals_the_reference(mode):
     features = pyramid(dtype=torch.float64)
@@ -61,6 +64,7 @@ def test_equals_the_reference(mode):
     torch.testing.assert_close(pooled, reference.multi_level_roi_align(features, boxes, SCALES, *arguments))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_gradcheck(channels_last):
     features = pyramid(channels_last, torch.float64, requires_grad=True)
@@ -98,6 +102,7 @@ def test_compile_and_strides():
     assert torch.equal(compiled(pyramid(), ROIS, levels), expected)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
@@ -129,6 +134,7 @@ def test_the_reference_checks_the_values():
         reference.multi_level_roi_align(pyramid(), ROIS, SCALES, *tail)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_no_boxes():
     features = pyramid(requires_grad=True)
     pooled = multi_level_roi_align(features, ROIS[:0], SCALES, 2, 2, levels=torch.zeros(0, dtype=torch.int64))

@@ -34,6 +34,7 @@ def boxes_next_to_boundaries(canonical: float) -> torch.Tensor:
     return torch.stack([-side / 2, -side / 2, side / 2, side / 2], dim=1)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("canonical", [(224, 4), (96, 3), (56, 2)])
 @pytest.mark.parametrize("levels", [(2, 5), (3, 7), (2, 3)])
 def test_levels_equal_detectron2(canonical, levels):
@@ -49,6 +50,7 @@ def test_levels_equal_detectron2(canonical, levels):
     assert torch.equal(levels_of_the_op(boxes, scales, *canonical), expected)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_boxes_of_negative_area_go_to_the_finest_level():
     boxes = torch.tensor([[300.0, 0, -300, 600], [0.0, 500, 500, 0]])
     scales = [1 / 4, 1 / 8, 1 / 16]

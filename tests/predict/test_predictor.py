@@ -1,137 +1,83 @@
-"""predict.py: overlays and COCO JSON of images, folders and globs, broken ones among them."""
+"""The predictor: masks as RLE without bitmasks, one decoding of each image."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
-from helpers.tiny_runs import start
+import torch
+from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import detection_utils as utils
+from helpers.tiny_runs import tiny_arguments, train_in_process
 from PIL import Image
-from pycocotools.coco import COCO
+from pycocotools import mask as mask_util
 
-from mrcnn_plugin.predict.predictor import argument_parser, find_images, image_ids, main
-from mrcnn_plugin.train import ConfigError
+from mrcnn_plugin.modeling import MaskRCNN, rcnn
+from mrcnn_plugin.predict import build_predictor, run_files
+
+MASK_RCNN = "model._target_=mrcnn_plugin.modeling.MaskRCNN"
 
 
-def predict(*arguments) -> int:
-    return main(argument_parser().parse_args([str(argument) for argument in arguments]))
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory) -> Path:
+    """A finished run of a MaskRCNN."""
+    folder = tmp_path_factory.mktemp("mask_rcnn")
+    assert train_in_process(tiny_arguments(shapes, folder, MASK_RCNN, "train.max_iter=2")) == 0
+    return folder
 
 
 @pytest.fixture
-def test_images(shapes) -> Path:
-    return Path(MetadataCatalog.get(shapes["val"]).image_root)
+def predictor(run):
+    return build_predictor(*run_files(str(run)), threshold=0.0)
 
 
-def test_results_are_those_of_the_evaluation(finished_run, test_images, shapes, tmp_path):
-    assert predict(test_images, "--run", finished_run, "--score-threshold", "0", "--output", tmp_path) == 0
-    predicted = json.loads((tmp_path / "predictions.json").read_text())
-    evaluated = json.loads((finished_run / "inference" / "coco_instances_results.json").read_text())
-    annotations = COCO(MetadataCatalog.get(shapes["val"]).json_file)
-    ids = {image["file_name"]: image["id"] for image in annotations.imgs.values()}
-    for result in predicted:
-        # The number in the file name, which in this set is not the image's id.
-        assert result["image_id"] == int(Path(result["file_name"]).stem)
-        result["image_id"] = ids[Path(result["file_name"]).name]
-    assert {result["category_id"] for result in predicted} <= set(annotations.getCatIds())
-    assert len(predicted) == len(evaluated) > 0
-    key = lambda result: (result["image_id"], -result["score"])  # noqa: E731
-    for mine, theirs in zip(sorted(predicted, key=key), sorted(evaluated, key=key)):
-        assert mine["category_id"] == theirs["category_id"]
-        assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=1e-3)
-        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
-        assert mine["segmentation"] == theirs["segmentation"]
-    annotations.loadRes(predicted)
-    for file in test_images.iterdir():
-        assert min(Image.open(tmp_path / f"{file.stem}.png").size) == 400
+@pytest.fixture
+def image(shapes) -> str:
+    return str(sorted(Path(MetadataCatalog.get(shapes["val"]).image_root).iterdir())[0])
 
 
-def test_run_folder_alone_is_enough(finished_run, test_images, tmp_path):
-    """On another machine the data set is missing: names and ids come from the run folder."""
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in ("config.yaml", "metadata.json", "model_final.pth"):
-        text = (finished_run / name).read_bytes()
-        (run / name).write_bytes(text.replace(b"instances_", b"absent_") if name == "config.yaml" else text)
-    image = sorted(test_images.iterdir())[0]
-    for folder, output in ((run, "there"), (finished_run, "here")):
-        line = (image, "--run", folder, "--score-threshold", "0", "--output", tmp_path / output)
-        assert predict(*line) == 0
-    there, here = (
-        json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("there", "here")
+def test_masks_are_never_pasted(predictor, image, monkeypatch):
+    model = predictor.model
+    assert isinstance(model, MaskRCNN)
+    bitmasks = model(
+        [DatasetMapper(is_train=False, augmentations=[], image_format="BGR")({"file_name": image})]
     )
-    assert there == here
-    assert {result["category_id"] for result in here} <= {1, 2, 3, 4}
+    expected = bitmasks[0]["instances"]
+    monkeypatch.setattr(rcnn, "paste_masks", None)
+    instances, _ = predictor.predict(image)
+    assert len(instances) == len(expected) > 0
+    assert not instances.has("pred_masks")
+    decoded = np.stack([mask_util.decode(rle) for rle in instances.pred_masks_rle])
+    assert np.array_equal(decoded, expected.pred_masks.numpy())
+    assert model.mask_format == "bitmask", "the model is as it was"
 
 
-def test_broken_image_is_named_and_skipped(finished_run, test_images, tmp_path, capsys):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    good = sorted(test_images.iterdir())[0]
-    shutil.copy(good, folder / "good.png")
-    (folder / "broken.png").write_bytes(good.read_bytes()[:200])
-    (folder / "text.jpg").write_text("no image")
-    (folder / "notes.txt").write_text("not looked at")
-    output = tmp_path / "out"
-    config = ("--config-file", finished_run / "config.yaml", "--weights", finished_run / "model_final.pth")
-    assert predict(folder, tmp_path / "absent.png", *config, "--output", output) == 1
-    assert sorted(path.name for path in output.iterdir()) == ["good.png", "predictions.json"]
-    errors = capsys.readouterr().err
-    for name in ("broken.png", "text.jpg", "absent.png"):
-        assert str(name) in errors
-    assert "notes.txt" not in errors
+def test_an_image_is_decoded_once(predictor, image, monkeypatch):
+    read, files = utils.read_image, []
+    monkeypatch.setattr(
+        utils, "read_image", lambda file, format=None: files.append(file) or read(file, format)
+    )
+    _, picture = predictor.predict(image)
+    assert files == [image]
+    assert np.array_equal(picture, np.asarray(Image.open(image).convert("RGB")))
 
 
-def test_program(finished_run, test_images, tmp_path):
-    (tmp_path / "broken.png").write_text("no image")
-    good = sorted(test_images.iterdir())[0]
-    line = ("predict.py", str(good), str(tmp_path / "broken.png"), "--run", str(finished_run))
-    process = start(*line, "--output", str(tmp_path / "out"))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert "broken.png" in errors
-    assert "Traceback" not in errors
-    assert f"{tmp_path / 'out' / good.stem}.png" in output
+def test_a_mapper_of_ones_own_is_called(predictor, image):
+    class Inverted(DatasetMapper):
+        def __call__(self, dataset_dict):
+            result = super().__call__(dataset_dict)
+            return {**result, "image": 255 - result["image"]}
+
+    plain, _ = predictor._read(image)
+    predictor._mapper = Inverted(is_train=False, augmentations=[], image_format="BGR")
+    inverted, picture = predictor._read(image)
+    assert torch.equal(inverted["image"], 255 - plain["image"])
+    assert np.array_equal(picture, np.asarray(Image.open(image).convert("RGB")))
 
 
-def test_threshold(finished_run, test_images, tmp_path):
-    for threshold in (0.0, 1.0):
-        predict(test_images, "--run", finished_run, "--score-threshold", threshold, "--output", tmp_path)
-        results = json.loads((tmp_path / "predictions.json").read_text())
-        assert bool(results) == (threshold == 0.0)
-
-
-def test_find_images(tmp_path):
-    for name in ("b.PNG", "a.jpg", "c.txt"):
-        (tmp_path / name).touch()
-    files, missing = find_images([str(tmp_path), str(tmp_path / "*.jpg"), str(tmp_path / "*.gif")])
-    assert [Path(file).name for file in files] == ["a.jpg", "b.PNG"]
-    assert missing == [str(tmp_path / "*.gif")]
-
-
-def test_image_ids():
-    assert image_ids(["x/000042.jpg", "7.png"]) == [42, 7]
-    assert image_ids(["x/1.jpg", "y/1.jpg"]) == [1, 2]
-    assert image_ids(["a.jpg", "7.jpg"]) == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["x.png"], "give either --run FOLDER, or --config-file FILE"),
-        (["x.png", "--run", "/nowhere"], "--run /nowhere: not a run folder"),
-        (["/nowhere.png", "--run", "RUN"], "no images found: /nowhere.png"),
-        (["IMAGE", "--run", "RUN", "--weights", "/w.pth"], "--weights: no weights at '/w.pth'"),
-        (["IMAGE", "--run", "RUN", "--score-threshold", "50"], "--score-threshold must be in [0, 1], got 50"),
-        (["IMAGE", "--run", "RUN", "--device", "gpu"], "--device gpu: "),
-        (["IMAGE", "--run", "RUN", "--opts", "model.roi_heds.x=1"], "unknown key 'model.roi_heds.x'"),
-    ],
-)
-def test_bad_command_line(finished_run, test_images, tmp_path, arguments, message):
-    known = {"RUN": finished_run, "IMAGE": sorted(test_images.iterdir())[0]}
-    with pytest.raises(ConfigError) as error:
-        predict(*(known.get(argument, argument) for argument in arguments), "--output", tmp_path)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+def test_threshold(predictor, image):
+    scores = predictor(image).scores
+    predictor.threshold = float(scores.median())
+    kept = predictor(image)
+    assert len(kept) == int((scores >= predictor.threshold).sum()) == len(kept.pred_masks_rle) < len(scores)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.utils.events import EventStorage
+from helpers.training import synthetic_inputs
 
 import mrcnn_plugin.projects as projects
 
@@ -25,25 +25,10 @@ def small_model():
     return _small_model
 
 
-def _train_step(model, inputs):
-    model.train()
-    model.zero_grad()
-    with EventStorage():
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    return losses
-
-
-@pytest.fixture(scope="session")
-def train_step():
-    """The losses of a model on inputs; their gradients are left in the parameters."""
-    return _train_step
-
-
 @pytest.fixture(params=["one without instances", "none has instances", "without masks"])
-def lacking_masks(request, batched_inputs):
+def lacking_masks(request):
     """Two images, one or both of which lack masks, and whether there are masks to learn from."""
-    inputs = batched_inputs([(64, 64)] * 2, num_classes=4, masks=request.param != "without masks")
+    inputs = synthetic_inputs([(64, 64)] * 2, num_classes=4, masks=request.param != "without masks")
     if request.param != "without masks":
         # As Detectron2's mapper leaves them: without the field.
         for image in inputs if request.param == "none has instances" else inputs[:1]:

@@ -13,8 +13,8 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import SimpleTrainer
 from helpers.tiny_runs import TINY, metrics_of, start, tiny_arguments
 
-from mrcnn_plugin.config.run_config import LazyJob
-from mrcnn_plugin.train import ConfigError
+from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.train import loop
 from mrcnn_plugin.train.hooks import StopSignals
 
 
@@ -140,11 +140,11 @@ def _clone(leaf):
 
 
 def test_interrupted_evaluation_is_broken_off_and_saved(train, tmp_path, monkeypatch):
-    def evaluation_of_hours(self, model):
+    def evaluation_of_hours(config, model, *, final):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(3600)
 
-    monkeypatch.setattr(LazyJob, "evaluate", evaluation_of_hours)
+    monkeypatch.setattr(loop, "evaluate", evaluation_of_hours)
     assert train(tmp_path, "train.checkpointer.period=100", "train.eval_period=2") == 128 + signal.SIGINT
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     assert load(tmp_path / "model_0000001.pth")["trainer"]["iteration"] == 1

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
 from helpers.tiny_runs import start, tiny_arguments
 
-import mrcnn_plugin.train
-
-# The package exports a function of the module's name.
-launch_module = sys.modules[mrcnn_plugin.train.processes.__module__]
+from mrcnn_plugin.train import processes
 
 _SCRIPT = """
 import random, sys, torch
 from detectron2.utils import comm
 from mrcnn_plugin.train import argument_parser, launch
-from mrcnn_plugin.train.run import setup, train
+from mrcnn_plugin.train.command_line import setup
+from mrcnn_plugin.train.loop import train
 
 def main(args):
-    job = setup(args)
+    config = setup(args)
     initial = {}
-    optimizer = job.optimizer
+    optimizer = config.build_optimizer
     def record(model):
         initial.update({k: v.clone() for k, v in model.state_dict().items()})
         return optimizer(model)
-    job.optimizer = record
-    trainer = train(job)
+    config.build_optimizer = record
+    trainer = train(config)
     state = {k.removeprefix("module."): v for k, v in trainer.model.state_dict().items()}
     parameters = {k: v for k, v in trainer.model.module.named_parameters()}
     result = {"seed": torch.initial_seed(), "iter": trainer.iter, "parameters": parameters, "own": initial}
@@ -39,7 +36,7 @@ launch(main, 1, args=(argument_parser().parse_intermixed_args(sys.argv[2:]),))
 
 
 def test_parameters_are_identical_on_two_processes_after_ten_steps(shapes, tmp_path):
-    script = tmp_path / "job.py"
+    script = tmp_path / "config.py"
     script.write_text(_SCRIPT)
     process = start(
         "-m",
@@ -82,12 +79,12 @@ mrcnn_plugin.data.coco_summary.DatasetError: a.json: no such file; correct the p
     def spawn(*args):
         raise torch.multiprocessing.ProcessRaisedException(trace, 1, 99)
 
-    monkeypatch.setattr(launch_module, "launch", spawn)
-    assert launch_module.run(None) == 2
+    monkeypatch.setattr(processes, "launch", spawn)
+    assert processes.run(None) == 2
     assert capsys.readouterr().err == "error: a.json: no such file; correct the path\n"
     trace = "-- Process 1 terminated with the following error:\nRuntimeError: a bug"
     with pytest.raises(torch.multiprocessing.ProcessRaisedException):
-        launch_module.run(None)
+        processes.run(None)
 
 
 @pytest.mark.slow

@@ -25,6 +25,20 @@ def scale_jitter(size, min_scale=0.1, max_scale=2.0):
     ]
 
 
+def detr():
+    """Mirroring, then 480 to 800 pixels on the shorter side, in half of the cases of a part of the image.
+
+    As DETR (arXiv 2005.12872, section 4) and, after it, Swin and ConvNeXt train; for the crops the mapper
+    needs `recompute_boxes=True`.
+    """
+    cut = [resize([400, 500, 600]), L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600])]
+    return [
+        flip,
+        L(T.RandomApply)(tfm_or_aug=L(T.AugmentationList)(augs=cut), prob=0.5),
+        resize(list(range(480, 801, 32))),
+    ]
+
+
 flip = L(T.RandomFlip)(horizontal=True)
 # Degrees either way; the canvas keeps its size.
 rotation = L(T.RandomRotation)(angle=[-10, 10], expand=False)

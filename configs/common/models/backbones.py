@@ -1,4 +1,4 @@
-"""Deeper backbones for the ResNet that `parts.resnet` describes; each changes a config in place."""
+"""Deeper backbones in place of the ResNet-50 that `parts.resnet` describes, below an FPN or alone."""
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
@@ -7,15 +7,19 @@ from mrcnn_plugin.modeling.backbone import resnet_stages
 from ..data.constants import imagenet
 
 
-def use_resnet_101(resnet, train):
+def _resnet(model):
+    return model.backbone.bottom_up if "bottom_up" in model.backbone else model.backbone
+
+
+def use_resnet_101(model, train):
     """The same as ResNet-50 but for 17 more blocks in res4."""
-    resnet.stages.depth = 101
+    _resnet(model).stages.depth = 101
     train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-101.pkl"
 
 
-def use_resnext_101(resnet, model, train, num_groups, width_per_group, weights):
+def use_resnext_101(model, train, *, num_groups, width_per_group, weights):
     """ResNeXt-101: grouped 3x3 convolutions, which hold the stride; its weights expect unit deviation."""
-    resnet.stages = L(resnet_stages)(
+    _resnet(model).stages = L(resnet_stages)(
         depth=101,
         norm="FrozenBN",
         stride_in_1x1=False,
@@ -26,7 +30,7 @@ def use_resnext_101(resnet, model, train, num_groups, width_per_group, weights):
     train.init_checkpoint = weights
 
 
-def use_resnext_101_32x8d(resnet, model, train):
+def use_resnext_101_32x8d(model, train):
     """ResNeXt-101-32x8d, Detectron2's X101, with its weights."""
     weights = "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl"
-    use_resnext_101(resnet, model, train, num_groups=32, width_per_group=8, weights=weights)
+    use_resnext_101(model, train, num_groups=32, width_per_group=8, weights=weights)

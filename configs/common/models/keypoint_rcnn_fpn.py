@@ -19,7 +19,7 @@ model.roi_heads.update(
     ),
 )
 
-# Detectron's 2000 proposals a batch of two; Detectron2 counts them an image, and 1000 cost box AP.
+# Detectron's 2000 proposals per batch of two images; Detectron2 counts them per image, and 1000 cost box AP.
 model.proposal_generator.post_nms_topk = (1500, 1000)
 # With plain L1 on boxes the keypoints get worse.
 model.roi_heads.box_predictor.smooth_l1_beta = 0.5

@@ -45,7 +45,7 @@ def rpn(in_features, in_channels, anchor_sizes, strides, pre_nms_topk, post_nms_
 
 
 def roi_sampling():
-    """How RoI heads pick the RoIs they train on: 512 an image, a quarter of them positive (IoU >= 0.5)."""
+    """How RoI heads pick the RoIs they train on: 512 per image, a quarter of them positive (IoU >= 0.5)."""
     return dict(
         num_classes=80,
         batch_size_per_image=512,

@@ -5,18 +5,9 @@
 
 #include <cstring>
 
-namespace mrcnn_plugin {
+#include "common/numeric.h"
 
-template <typename T>
-struct AccumulatorOf {
-  using type = float;
-};
-template <>
-struct AccumulatorOf<double> {
-  using type = double;
-};
-template <typename T>
-using Accumulator = typename AccumulatorOf<T>::type;
+namespace mrcnn_plugin {
 
 // The builtin type that the hardware moves in one instruction.
 template <int Bytes>

@@ -1,14 +1,18 @@
-// The search for a heatmap's upsampled peak, on vectors of kLanes floats. Included once per instruction set
-// by heatmaps_to_keypoints.cpp, each time in a namespace of its own: a vector type is cut to the registers of
-// the function that names it before that function is inlined, so helpers cannot be shared between the two.
+// The search for a heatmap's upsampled peak. Included by common/cpu/each_level.h into
+// heatmaps_to_keypoints.cpp.
+#include "common/cpu/simd.h"
 
-typedef float Vec __attribute__((vector_size(4 * kLanes)));
-typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
-typedef int64_t LongVec __attribute__((vector_size(4 * kLanes)));
-typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+namespace mrcnn_plugin {
+namespace {
+namespace MRCNN_SIMD {
 
-inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
-inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+// A cell spans a few pixels, which wider vectors would leave mostly empty.
+constexpr int kLanes = std::min(MRCNN_SIMD_BYTES / 4, kMaxLanes);
+using Vec = Register<float, 4 * kLanes>::Vector;
+using IntVec = Register<int32_t, 4 * kLanes>::Vector;
+using LongVec = Register<int64_t, 4 * kLanes>::Vector;
+
+inline Vec load(const float* from) { return read_as<Vec>(from); }
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
@@ -116,9 +120,9 @@ inline void bound_cells(Search& s) {
       rows[3] = bound_row(s.row(r + 1) + c);
       Vec bound = upper_bound(rows[1].upper, rows[2].upper, smaller(rows[0].lower, rows[3].lower));
       bound = keep(bound, s.width + 1 - c);
-      store(s.bound_row(r) + c, bound);
+      write(bound, s.bound_row(r) + c);
       float* top = s.row_top(r);
-      store(top, c == 0 ? bound : larger(load(top), bound));
+      write(c == 0 ? bound : larger(load(top), bound), top);
     }
   }
 }
@@ -207,9 +211,9 @@ inline float sum_exp(const float* values, int64_t count, float shift) {
   return total;
 }
 
-// Maps [begin, end) of (N * K, height, width) with rois (N, 4) to keypoints (N * K, 4).
-inline void decode(Search& s, const float* maps, const float* rois, float* keypoints, int64_t begin,
-                   int64_t end, int64_t maps_per_roi) {
+// Maps [begin, end) of (K * maps_per_roi, height, width) with rois (K, 4) to keypoints (K * maps_per_roi, 4).
+void decode_maps(Search& s, const float* maps, const float* rois, float* keypoints, int64_t begin,
+                 int64_t end, int64_t maps_per_roi) {
   Axis x = {}, y = {};
   int64_t roi = -1;
   for (int64_t i = begin; i < end; ++i) {
@@ -237,3 +241,7 @@ inline void decode(Search& s, const float* maps, const float* rois, float* keypo
     out[3] = 1.0f / sum_exp(maps + i * size, size, peak.value);
   }
 }
+
+}  // namespace MRCNN_SIMD
+}  // namespace
+}  // namespace mrcnn_plugin

@@ -10,13 +10,13 @@
 #include <limits>
 #include <vector>
 
+#include "common/cpu/simd_level.h"
 #include "keypoints/heatmap.h"
 
 namespace mrcnn_plugin {
 namespace {
 
 using namespace heatmap;
-using torch::stable::Tensor;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int kMaxLanes = 8;
@@ -71,50 +71,32 @@ struct Search {
   float* row_top(int r) { return row_tops.data() + size_t(r) * kMaxLanes; }
 };
 
-namespace baseline {
-constexpr int kLanes = 4;
-#include "keypoints/cpu/heatmap_search.h"
-}  // namespace baseline
+}  // namespace
+}  // namespace mrcnn_plugin
 
-#if defined(__x86_64__) && defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#elif defined(__x86_64__) && defined(__GNUC__)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-namespace avx2 {
-constexpr int kLanes = 8;
-#include "keypoints/cpu/heatmap_search.h"
-}  // namespace avx2
-#if defined(__x86_64__) && defined(__clang__)
-#pragma clang attribute pop
-#elif defined(__x86_64__) && defined(__GNUC__)
-#pragma GCC pop_options
-#endif
+#define MRCNN_LEVEL_FILE "keypoints/cpu/heatmap_search.h"
+#include "common/cpu/each_level.h"
 
-bool has_avx2() {
-#ifdef __x86_64__
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
-}
+namespace mrcnn_plugin {
+namespace {
+
+using torch::stable::Tensor;
 
 Tensor heatmaps_to_keypoints(const Tensor& maps, const Tensor& rois) {
   heatmap::check(maps, rois);
+  const auto decode = MRCNN_FOR_LEVEL(simd_level(), decode_maps);
   const auto inputs = torch::stable::contiguous(maps);
   const auto boxes = torch::stable::contiguous(rois);
-  const int64_t n = maps.size(0), k = maps.size(1);
-  Tensor keypoints = torch::stable::new_empty(maps, {n, k, 4});
-  if (n * k == 0) return keypoints;
-  static const auto decode = has_avx2() ? avx2::decode : baseline::decode;
+  const int64_t maps_per_roi = maps.size(1), count = maps.size(0) * maps_per_roi;
+  Tensor keypoints = torch::stable::new_empty(maps, {maps.size(0), maps_per_roi, 4});
+  if (count == 0) return keypoints;
   const float* map = inputs.const_data_ptr<float>();
   const float* roi = boxes.const_data_ptr<float>();
   float* out = keypoints.mutable_data_ptr<float>();
   const int height = static_cast<int>(maps.size(2)), width = static_cast<int>(maps.size(3));
-  torch::stable::parallel_for(0, n * k, 4, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
     Search search(height, width);
-    decode(search, map, roi, out, begin, end, k);
+    decode(search, map, roi, out, begin, end, maps_per_roi);
   });
   return keypoints;
 }

@@ -1,5 +1,5 @@
-// heatmaps_to_keypoints on CUDA: a block a map. Bounds of all cells first; then warps resample only the cells
-// whose bound reaches the best value so far.
+// heatmaps_to_keypoints on CUDA: one block per map. Bounds of all cells first; then warps resample only the
+// cells whose bound reaches the best value so far.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

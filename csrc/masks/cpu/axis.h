@@ -10,7 +10,7 @@
 
 namespace mrcnn_plugin {
 
-// axis_sample() of every pixel of [begin, end), one array a field, padded for reads of whole vectors.
+// axis_sample() of every pixel of [begin, end), one array per field, padded for reads of whole vectors.
 struct MaskAxis {
   static constexpr int32_t kPadding = 64;
   int32_t begin = 0, end = 0;

@@ -7,20 +7,18 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <atomic>
 #include <cstring>
 #include <tuple>
 #include <utility>
 
-#include "common/cpu/widest_target.h"
+#include "common/cpu/parallel.h"
+#include "common/cpu/simd_level.h"
 #include "masks/checks.h"
 #include "masks/cpu/axis.h"
 #include "masks/rle.h"
 
+namespace mrcnn_plugin {
 namespace {
-
-using mrcnn_plugin::PasteRegion;
-using torch::stable::Tensor;
 
 // Turns the positions at which the value changes into a code, an area and a box.
 class RleWriter {
@@ -48,13 +46,12 @@ class RleWriter {
 
   std::vector<uint8_t> code;
   int64_t area = 0;
-  mrcnn_plugin::RleBounds bounds = {~0u, ~0u, 0, 0};
+  RleBounds bounds;
 
  private:
   void write(uint32_t run) {
-    if (code.size() < used_ + mrcnn_plugin::kMaxRleCodeLength) code.resize(2 * code.size() + 256);
-    used_ += mrcnn_plugin::rle_write(mrcnn_plugin::rle_number(index_, run, before_[index_ % 2]),
-                                     code.data() + used_);
+    if (code.size() < used_ + kMaxRleCodeLength) code.resize(2 * code.size() + 256);
+    used_ += rle_write(rle_number(index_, run, before_[index_ % 2]), code.data() + used_);
     before_[index_ % 2] = run;
     ++index_;
   }
@@ -96,8 +93,8 @@ Span classify_cell(float a, float b, float c, float d, float threshold) {
 // What one thread keeps from instance to instance. "Left" and "right" are the two mask columns between which
 // the current image column lies; mask columns are stored as contiguous rows.
 struct Scratch {
-  mrcnn_plugin::MaskAxis rows, columns;
-  mrcnn_plugin::FramedMask mask;
+  MaskAxis rows, columns;
+  FramedMask mask;
   std::vector<CellRows> cells;
   std::vector<SpanRows> spans;
   std::vector<float> top_left, top_right, bottom_left, bottom_right;
@@ -109,7 +106,7 @@ struct Scratch {
     columns.fill(region.x0, region.x1, box[0], box[2], mask_width);
     mask.fill(values, mask_height, mask_width, true);
     for (auto* corner : {&top_left, &top_right, &bottom_left, &bottom_right}) {
-      corner->resize(rows.size() + mrcnn_plugin::MaskAxis::kPadding);
+      corner->resize(rows.size() + MaskAxis::kPadding);
     }
     cells.clear();
     for (int32_t y = 0; y < rows.size(); ++y) {
@@ -153,79 +150,16 @@ struct Scratch {
   }
 };
 
-constexpr int kBlock = 16;
+}  // namespace
+}  // namespace mrcnn_plugin
 
-// Bit i: whether row `y + i` of the column reaches the threshold.
-MRCNN_PASTE_INLINE uint32_t block_bits(const Scratch& scratch, int32_t y, float left, float right,
-                                       float threshold) {
-  const float *tl = scratch.top_left.data() + y, *tr = scratch.top_right.data() + y;
-  const float *bl = scratch.bottom_left.data() + y, *br = scratch.bottom_right.data() + y;
-  const float *top = scratch.rows.near.data() + y, *bottom = scratch.rows.far.data() + y;
-  uint8_t flags[kBlock];
-  for (int i = 0; i < kBlock; ++i) {
-    flags[i] =
-        mrcnn_plugin::paste_value(tl[i], tr[i], bl[i], br[i], top[i], bottom[i], left, right) >= threshold;
-  }
-  uint32_t bits = 0;
-  for (int half = 0; half < 2; ++half) {
-    uint64_t bytes = 0;
-    for (int i = 0; i < 8; ++i) bytes |= static_cast<uint64_t>(flags[8 * half + i]) << (8 * i);
-    // Gathers the lowest bits of the 8 bytes in the top byte.
-    bits |= static_cast<uint32_t>((bytes * 0x0102040810204080ull) >> 56) << (8 * half);
-  }
-  return bits;
-}
+#define MRCNN_LEVEL_FILE "masks/cpu/encode_region.h"
+#include "common/cpu/each_level.h"
 
-struct EncodeInstance {
-  static MRCNN_PASTE_INLINE void run(Scratch& scratch, float threshold, int32_t height, int32_t width,
-                                     RleWriter& writer) {
-    const mrcnn_plugin::MaskAxis &rows = scratch.rows, &columns = scratch.columns;
-    const uint32_t total = static_cast<uint32_t>(height) * static_cast<uint32_t>(width);
-    // Only then do the last row of a column and the first of the next one touch inside the region.
-    const bool full_height = rows.begin == 0 && rows.end == height;
-    bool value = false;
-    for (int32_t x = 0; x < columns.size(); ++x) {
-      const uint32_t column = static_cast<uint32_t>(columns.begin + x) * static_cast<uint32_t>(height);
-      const uint32_t first = column + static_cast<uint32_t>(rows.begin);
-      if (!columns.valid(x)) {
-        if (value) writer.flip(column);
-        value = false;
-        continue;
-      }
-      if (columns.cell[x] != scratch.column_cell) scratch.enter_column(columns.cell[x], threshold);
-      for (const SpanRows& span : scratch.spans) {
-        if (span.kind == Span::kMixed) {
-          value =
-              encode_span(scratch, span, columns.near[x], columns.far[x], threshold, first, value, writer);
-        } else if (value != (span.kind == Span::kOnes)) {
-          writer.flip(first + static_cast<uint32_t>(span.begin));
-          value = !value;
-        }
-      }
-      if (value && !(full_height && x + 1 < columns.size())) {
-        const uint32_t end = column + static_cast<uint32_t>(rows.end);
-        if (end < total) writer.flip(end);
-        value = false;
-      }
-    }
-    writer.finish(total);
-  }
+namespace mrcnn_plugin {
+namespace {
 
-  static MRCNN_PASTE_INLINE bool encode_span(const Scratch& scratch, const SpanRows& span, float left,
-                                             float right, float threshold, uint32_t first, bool value,
-                                             RleWriter& writer) {
-    for (int32_t y = span.begin; y < span.end; y += kBlock) {
-      const int count = std::min(kBlock, span.end - y);
-      const uint32_t bits = block_bits(scratch, y, left, right, threshold);
-      uint32_t changes = (bits ^ (bits << 1 | static_cast<uint32_t>(value))) & ((1u << count) - 1);
-      for (; changes; changes &= changes - 1) {
-        writer.flip(first + static_cast<uint32_t>(y + __builtin_ctz(changes)));
-      }
-      value = bits >> (count - 1) & 1;
-    }
-    return value;
-  }
-};
+using torch::stable::Tensor;
 
 struct Encoded {
   std::vector<uint8_t> code;
@@ -233,25 +167,22 @@ struct Encoded {
   int64_t box[4];
 };
 
-Encoded encode_instance(Scratch& scratch, const float* mask, const float* box, int32_t mask_height,
-                        int32_t mask_width, int32_t height, int32_t width, float threshold) {
+using EncodeRegion = void (*)(Scratch&, float, int32_t, int32_t, RleWriter&);
+
+Encoded encode_instance(EncodeRegion encode_region, Scratch& scratch, const float* mask, const float* box,
+                        int32_t mask_height, int32_t mask_width, int32_t height, int32_t width,
+                        float threshold) {
   RleWriter writer(static_cast<uint32_t>(height));
-  const PasteRegion region = mrcnn_plugin::paste_region(box, height, width);
+  const PasteRegion region = paste_region(box, height, width);
   if (region.empty()) {
     writer.finish(static_cast<uint32_t>(height) * static_cast<uint32_t>(width));
   } else {
     scratch.prepare(mask, box, mask_height, mask_width, region);
-    mrcnn_plugin::run_widest<EncodeInstance>(scratch, threshold, height, width, writer);
+    encode_region(scratch, threshold, height, width, writer);
   }
-  Encoded result = {std::move(writer.code), writer.area, {0, 0, 0, 0}};
+  Encoded result = {std::move(writer.code), writer.area, {}};
   result.code.shrink_to_fit();
-  if (writer.area > 0) {
-    const mrcnn_plugin::RleBounds& b = writer.bounds;
-    result.box[0] = b.x0;
-    result.box[1] = b.y0;
-    result.box[2] = static_cast<int64_t>(b.x1) - b.x0 + 1;
-    result.box[3] = static_cast<int64_t>(b.y1) - b.y0 + 1;
-  }
+  writer.bounds.write_xywh(result.box);
   return result;
 }
 
@@ -283,28 +214,27 @@ Tensors gather_results(const std::vector<Encoded>& encoded, const Tensor& like) 
 }
 
 Tensors encode_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width, double threshold) {
-  mrcnn_plugin::check_mask_inputs(masks, boxes, height, width, threshold);
-  mrcnn_plugin::check_rle_inputs(height, width, threshold);
+  check_mask_inputs(masks, boxes, height, width, threshold);
+  check_rle_inputs(height, width, threshold);
+  const EncodeRegion encode = MRCNN_FOR_LEVEL(simd_level(), encode_region);
   const int64_t n = masks.size(0);
   const int32_t mask_height = static_cast<int32_t>(masks.size(1));
   const int32_t mask_width = static_cast<int32_t>(masks.size(2));
   const float* mask_data = masks.const_data_ptr<float>();
   const float* box_data = boxes.const_data_ptr<float>();
   std::vector<Encoded> encoded(n);
-  std::atomic<int64_t> next{0};
-  // Threads draw instances one by one: boxes differ too much in size for equal shares.
-  const auto work = [&](int64_t, int64_t) {
-    Scratch scratch;
-    for (int64_t i = next++; i < n; i = next++) {
-      encoded[i] = encode_instance(scratch, mask_data + i * mask_height * mask_width, box_data + i * 4,
-                                   mask_height, mask_width, static_cast<int32_t>(height),
-                                   static_cast<int32_t>(width), static_cast<float>(threshold));
-    }
-  };
-  if (n > 0) torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, work);
+  const auto make_scratch = [](int64_t) { return Scratch(); };
+  // Boxes differ too much in size for equal shares.
+  parallel_tasks(n, make_scratch, [&](Scratch& scratch, int64_t i) {
+    encoded[i] = encode_instance(encode, scratch, mask_data + i * mask_height * mask_width, box_data + i * 4,
+                                 mask_height, mask_width, static_cast<int32_t>(height),
+                                 static_cast<int32_t>(width), static_cast<float>(threshold));
+  });
   return gather_results(encoded, masks);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) { m.impl("encode_masks", TORCH_BOX(&encode_masks)); }
+
+}  // namespace mrcnn_plugin

@@ -33,7 +33,7 @@ struct EncodeParameters {
   int32_t mask_height, mask_width, height, width;
   int32_t blocks_per_instance;
   float threshold;
-  // (N, width): the number of changes of each column of a region; later those of the columns before it.
+  // (K, width): the number of changes of each column of a region; later those of the columns before it.
   uint32_t* column_flips;
 };
 
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) count_flips_kernel(EncodeParameters 
   });
 }
 
-// One block an instance: column_flips becomes its exclusive sum, flips[instance] the total.
+// One block per instance: column_flips becomes its exclusive sum, flips[instance] the total.
 __global__ void __launch_bounds__(kThreads) scan_columns_kernel(EncodeParameters p, int64_t* flips) {
   using Scan = cub::BlockScan<uint32_t, kThreads>;
   __shared__ typename Scan::TempStorage storage;
@@ -156,14 +156,14 @@ struct MergeStats {
   }
 };
 
-// One block an instance: the length of its code, its area and its box.
+// One block per instance: the length of its code, its area and its box.
 __global__ void __launch_bounds__(kThreads)
     measure_runs_kernel(EncodeParameters p, const int64_t* offsets, const uint32_t* positions, int64_t* bytes,
                         int64_t* areas, int64_t* boxes) {
   using Reduce = cub::BlockReduce<RleStats, kThreads>;
   __shared__ typename Reduce::TempStorage storage;
   const RleRuns runs = instance_runs(p, offsets, positions);
-  RleStats stats = {0, 0, {~0u, ~0u, 0, 0}};
+  RleStats stats = {0, 0, {}};
   for (int64_t run = threadIdx.x; run < runs.size(); run += kThreads) {
     stats.bytes += rle_length(runs.number(run));
     if (run % 2 == 1) {
@@ -175,13 +175,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x != 0) return;
   bytes[blockIdx.x] = stats.bytes;
   areas[blockIdx.x] = stats.area;
-  const RleBounds& b = stats.bounds;
-  int64_t* box = boxes + 4 * static_cast<int64_t>(blockIdx.x);
-  const bool any = stats.area > 0;
-  box[0] = any ? b.x0 : 0;
-  box[1] = any ? b.y0 : 0;
-  box[2] = any ? static_cast<int64_t>(b.x1) - b.x0 + 1 : 0;
-  box[3] = any ? static_cast<int64_t>(b.y1) - b.y0 + 1 : 0;
+  stats.bounds.write_xywh(boxes + 4 * static_cast<int64_t>(blockIdx.x));
 }
 
 __global__ void __launch_bounds__(kThreads)

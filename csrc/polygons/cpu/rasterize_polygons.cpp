@@ -1,4 +1,5 @@
-// Polygons to masks of RoIs: instances in parallel, 64 mask columns to a machine word.
+// Polygons to masks of RoIs: instances in parallel, 64 mask columns to a machine word. It is compiled for no
+// particular instruction set, as fused multiply-adds would round corners and edges otherwise.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -6,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/cpu/simd_level.h"
 #include "polygons/polygon.h"
 
 namespace mrcnn_plugin {
@@ -95,6 +97,7 @@ void check_offsets(const char* name, const Tensor& offsets, int64_t size) {
 Tensor rasterize_polygons(const Tensor& coords, const Tensor& polygon_offsets, const Tensor& instance_offsets,
                           const Tensor& boxes, int64_t mask_size) {
   polygon::check(coords, polygon_offsets, instance_offsets, boxes, mask_size);
+  simd_level();  // Raises for a bad MRCNN_PLUGIN_SIMD, as every op does.
   const Tensor flat = torch::stable::contiguous(coords), outer = torch::stable::contiguous(instance_offsets),
                inner = torch::stable::contiguous(polygon_offsets), rois = torch::stable::contiguous(boxes);
   check_offsets("polygon_offsets", inner, flat.numel());

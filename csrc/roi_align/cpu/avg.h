@@ -5,14 +5,16 @@
 #include <vector>
 
 #include "common/cpu/parallel.h"
+#include "common/numeric.h"
 #include "roi_align/cpu/kernels.h"
 #include "roi_align/cpu/plan.h"
 
 namespace mrcnn_plugin {
 
 template <typename T, typename Box>
-struct RoIAlignCall {
-  const RoIAlignArgs& args;
+struct CpuRoIAlignCall {
+  const RoIAlignArguments& arguments;
+  const RoIAlignKernels<T>& kernels;
   const Box* boxes;
   const std::vector<RoIPlace>& places;  // sorted: level, image, top
   int64_t batch_size;
@@ -23,18 +25,18 @@ struct RoIAlignCall {
 // Plans of RoIs [begin, begin + plans.size()) in the sorted order.
 template <typename T>
 class Plans {
-  using A = Accumulate<T>;
+  using A = Accumulator<T>;
 
  public:
   template <typename Box>
-  Plans(const RoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, int64_t begin, int64_t end)
+  Plans(const CpuRoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, int64_t begin, int64_t end)
       : plans_(end - begin) {
     constexpr int64_t kGroup = 16;
-    const int32_t lanes = call.channels_last ? 0 : roi_align_kernels<T>().lanes;
-    const int64_t groups = (end - begin + kGroup - 1) / kGroup;
+    const int32_t lanes = call.channels_last ? 0 : call.kernels.lanes;
+    const int64_t groups = ceil_div(end - begin, kGroup);
     arenas_.resize(parallel_workers(groups));
-    parallel_tasks(groups, [&](int64_t worker, int64_t group) {
-      PlanBuilder<A> builder(call.args, arenas_[worker]);
+    const auto make_builder = [&](int64_t worker) { return PlanBuilder<A>(call.arguments, arenas_[worker]); };
+    parallel_tasks(groups, make_builder, [&](PlanBuilder<A>& builder, int64_t group) {
       const int64_t last = std::min((group + 1) * kGroup, end - begin);
       for (int64_t i = group * kGroup; i < last; ++i) {
         const RoIPlace& place = call.places[begin + i];
@@ -56,12 +58,10 @@ class Plans {
 };
 
 template <typename T>
-const T* window_of(const MapView<T>& map, const RoIPlan<Accumulate<T>>& plan) {
+const T* window_of(const MapView<T>& map, const RoIPlan<Accumulator<T>>& plan) {
   return map.data + plan.batch * map.batch_stride + plan.y.first * map.row_stride +
          plan.x.first * map.pixel_stride;
 }
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <typename T>
 int64_t widest(const std::vector<MapView<T>>& maps) {
@@ -70,28 +70,34 @@ int64_t widest(const std::vector<MapView<T>>& maps) {
   return width;
 }
 
+template <typename T>
+int64_t tallest(const std::vector<MapView<T>>& maps) {
+  int64_t height = 0;
+  for (const MapView<T>& map : maps) height = std::max(height, map.height);
+  return height;
+}
+
 // output: [K, C, pooled_height, pooled_width], dense in the layout of the call.
 template <typename T, typename Box>
-void average_forward(const RoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, T* output) {
-  using A = Accumulate<T>;
+void average_forward(const CpuRoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, T* output) {
+  using A = Accumulator<T>;
   // Plans are made for so many RoIs at a time, which bounds their memory.
   constexpr int64_t kChunk = 2048;
-  const auto& kernels = roi_align_kernels<T>();
-  const int64_t bins = call.args.pooled_height * call.args.pooled_width;
+  const int64_t bins = call.arguments.pooled_height * call.arguments.pooled_width;
   const int64_t total = int64_t(call.places.size());
   const int64_t block = call.channels_last ? std::min<int64_t>(call.channels, 256) : 16;
-  const int64_t blocks = divide_up(call.channels, block);
+  const int64_t blocks = ceil_div(call.channels, block);
   const int64_t scratch_size =
-      call.channels_last ? nhwc_scratch(call.args.pooled_height, call.args.pooled_width, widest(maps), block)
-                         : nchw_scratch(call.args.pooled_height, call.args.pooled_width, widest(maps));
+      call.channels_last
+          ? nhwc_scratch(widest(maps), std::max(widest(maps), tallest(maps)), block)
+          : nchw_scratch(call.arguments.pooled_height, call.arguments.pooled_width, widest(maps));
   for (int64_t begin = 0; begin < total; begin += kChunk) {
     const Plans<T> plans(call, maps, begin, std::min(begin + kChunk, total));
     const int64_t group = call.channels_last ? 4 : 32;
-    const int64_t groups = divide_up(plans.size(), group);
-    std::vector<std::vector<A>> scratch(parallel_workers(groups * blocks));
-    parallel_tasks(groups * blocks, [&](int64_t worker, int64_t task) {
-      std::vector<A>& memory = scratch[worker];
-      if (memory.empty()) memory.resize(scratch_size);
+    const int64_t groups = ceil_div(plans.size(), group);
+    const auto no_memory = [](int64_t) { return std::vector<A>(); };
+    parallel_tasks(groups * blocks, no_memory, [&](std::vector<A>& memory, int64_t task) {
+      memory.resize(scratch_size);
       const int64_t c = task / groups * block;
       const int64_t count = std::min(block, call.channels - c);
       const int64_t first = task % groups * group;
@@ -100,11 +106,11 @@ void average_forward(const RoIAlignCall<T, Box>& call, const std::vector<MapView
         const MapView<T>& map = maps[plan.level];
         const T* window = window_of(map, plan) + c * map.channel_stride;
         if (call.channels_last) {
-          kernels.pool_nhwc(window, map.row_stride, map.pixel_stride, count, plan, memory.data(),
-                            output + plan.index * call.channels * bins + c, call.channels);
+          call.kernels.pool_nhwc(window, map.row_stride, map.pixel_stride, count, plan, memory.data(),
+                                 output + plan.index * call.channels * bins + c, call.channels);
         } else {
-          kernels.pool_nchw(window, map.end, map.channel_stride, map.row_stride, count, plan, memory.data(),
-                            output + (plan.index * call.channels + c) * bins);
+          call.kernels.pool_nchw(window, map.end, map.channel_stride, map.row_stride, count, plan,
+                                 memory.data(), output + (plan.index * call.channels + c) * bins);
         }
       }
     });
@@ -165,14 +171,13 @@ std::pair<int32_t, int32_t> rows_inside(const AxisPlan<A>& y, int64_t begin, int
 }
 
 template <typename T, typename Box>
-void tile_backward_nchw(const RoIAlignCall<T, Box>& call, const Plans<T>& plans, const T* grad_output,
-                        const MapView<T>& map, const GradTile& tile, std::vector<Accumulate<T>>& memory) {
-  using A = Accumulate<T>;
-  const auto& kernels = roi_align_kernels<T>();
-  const int64_t bins = call.args.pooled_height * call.args.pooled_width;
-  const int64_t pitch = map.width + kernels.lanes;
-  const int64_t plane = tile.rows * pitch + kernels.lanes;
-  memory.resize(nchw_scratch(call.args.pooled_height, call.args.pooled_width, map.width) +
+void tile_backward_nchw(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& plans, const T* grad_output,
+                        const MapView<T>& map, const GradTile& tile, std::vector<Accumulator<T>>& memory) {
+  using A = Accumulator<T>;
+  const int64_t bins = call.arguments.pooled_height * call.arguments.pooled_width;
+  const int64_t pitch = map.width + call.kernels.lanes;
+  const int64_t plane = tile.rows * pitch + call.kernels.lanes;
+  memory.resize(nchw_scratch(call.arguments.pooled_height, call.arguments.pooled_width, map.width) +
                 plane * tile.channels);
   A* planes = memory.data();
   A* scratch = planes + plane * tile.channels;
@@ -183,26 +188,25 @@ void tile_backward_nchw(const RoIAlignCall<T, Box>& call, const Plans<T>& plans,
     const auto [begin, end] = rows_inside(plan.y, tile.row, tile.rows);
     if (begin >= end || plan.x.extent == 0) continue;
     A* corner = planes + (plan.y.first + begin - tile.row) * pitch + plan.x.first;
-    kernels.spread_nchw(grad_output + (plan.index * call.channels + tile.channel) * bins, tile.channels, plan,
-                        begin, end, scratch, corner, plane, pitch);
+    call.kernels.spread_nchw(grad_output + (plan.index * call.channels + tile.channel) * bins, tile.channels,
+                             plan, begin, end, scratch, corner, plane, pitch);
   }
   for (int64_t c = 0; c < tile.channels; ++c) {
     T* to = map.data + tile.batch * map.batch_stride + (tile.channel + c) * map.channel_stride;
     for (int64_t row = 0; row < tile.rows; ++row) {
-      kernels.store(planes + c * plane + row * pitch, map.width, to + (tile.row + row) * map.row_stride);
+      call.kernels.store(planes + c * plane + row * pitch, map.width, to + (tile.row + row) * map.row_stride);
     }
   }
 }
 
 template <typename T, typename Box>
-void tile_backward_nhwc(const RoIAlignCall<T, Box>& call, const Plans<T>& plans, const T* grad_output,
-                        const MapView<T>& map, const GradTile& tile, std::vector<Accumulate<T>>& memory) {
-  using A = Accumulate<T>;
-  const auto& kernels = roi_align_kernels<T>();
-  const int64_t bins = call.args.pooled_height * call.args.pooled_width;
+void tile_backward_nhwc(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& plans, const T* grad_output,
+                        const MapView<T>& map, const GradTile& tile, std::vector<Accumulator<T>>& memory) {
+  using A = Accumulator<T>;
+  const int64_t bins = call.arguments.pooled_height * call.arguments.pooled_width;
   const int64_t row_size = map.width * tile.channels;
-  memory.resize(row_size * tile.rows + nhwc_scratch(call.args.pooled_height, call.args.pooled_width,
-                                                    call.args.pooled_width, tile.channels));
+  const int64_t terms = std::max(call.arguments.pooled_height, call.arguments.pooled_width);
+  memory.resize(row_size * tile.rows + nhwc_scratch(call.arguments.pooled_width, terms, tile.channels));
   A* pixels = memory.data();
   A* scratch = pixels + row_size * tile.rows;
   std::fill(pixels, scratch, A(0));
@@ -212,33 +216,33 @@ void tile_backward_nhwc(const RoIAlignCall<T, Box>& call, const Plans<T>& plans,
     const auto [begin, end] = rows_inside(plan.y, tile.row, tile.rows);
     for (int32_t row = begin; row < end; ++row) {
       A* to = pixels + (plan.y.first + row - tile.row) * row_size + plan.x.first * tile.channels;
-      kernels.spread_nhwc_row(grad_output + plan.index * call.channels * bins + tile.channel, call.channels,
-                              tile.channels, plan, row, scratch, to);
+      call.kernels.spread_nhwc_row(grad_output + plan.index * call.channels * bins + tile.channel,
+                                   call.channels, tile.channels, plan, row, scratch, to);
     }
   }
   for (int64_t row = 0; row < tile.rows; ++row) {
     T* to = map.data + tile.batch * map.batch_stride + (tile.row + row) * map.row_stride + tile.channel;
     for (int64_t x = 0; x < map.width; ++x) {
-      kernels.store(pixels + row * row_size + x * tile.channels, tile.channels, to + x * map.pixel_stride);
+      call.kernels.store(pixels + row * row_size + x * tile.channels, tile.channels,
+                         to + x * map.pixel_stride);
     }
   }
 }
 
 // maps: the gradients of the features, dense in the layout of the call; every element is written.
 template <typename T, typename Box>
-void average_backward(const RoIAlignCall<T, Box>& call, const T* grad_output,
+void average_backward(const CpuRoIAlignCall<T, Box>& call, const T* grad_output,
                       const std::vector<MapView<T>>& maps) {
-  using A = Accumulate<T>;
+  using A = Accumulator<T>;
   const Plans<T> plans(call, maps, 0, int64_t(call.places.size()));
   constexpr int64_t kTile = 64 * 1024;
   const int64_t block = call.channels_last ? 64 : 4;
   const std::vector<GradTile> tiles = grad_tiles(maps, call.batch_size, call.channels, block, kTile);
-  const int64_t count = int64_t(tiles.size());
-  std::vector<std::vector<A>> scratch(parallel_workers(count));
-  parallel_tasks(count, [&](int64_t worker, int64_t task) {
+  const auto no_memory = [](int64_t) { return std::vector<A>(); };
+  parallel_tasks(int64_t(tiles.size()), no_memory, [&](std::vector<A>& memory, int64_t task) {
     const GradTile& tile = tiles[task];
     const auto tile_backward = call.channels_last ? &tile_backward_nhwc<T, Box> : &tile_backward_nchw<T, Box>;
-    tile_backward(call, plans, grad_output, maps[tile.level], tile, scratch[worker]);
+    tile_backward(call, plans, grad_output, maps[tile.level], tile, memory);
   });
 }
 

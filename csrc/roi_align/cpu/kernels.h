@@ -1,23 +1,20 @@
 // The CPU kernels of RoIAlign: what one thread does for one RoI and a block of channels. They are compiled
-// once for each instruction set (roi_align_avx512.cpp, ...) and chosen at run time.
+// for every instruction set.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
-#include <type_traits>
 
+#include "common/cpu/simd_level.h"
+#include "common/numeric.h"
 #include "roi_align/cpu/plan.h"
 
 namespace mrcnn_plugin {
 
 using Half = c10::Half;
 using BFloat16 = c10::BFloat16;
-
-// Halves are summed in single precision.
-template <typename T>
-using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // A map (N, C, height, width) with strides in elements; `end` is one past its last element in memory.
 template <typename T>
@@ -34,7 +31,7 @@ struct MapView {
 
 template <typename T>
 struct RoIAlignKernels {
-  using A = Accumulate<T>;
+  using A = Accumulator<T>;
 
   // Numbers in a vector register, for which the plans of NCHW maps must be packed; 0: not packed.
   int lanes;
@@ -44,8 +41,8 @@ struct RoIAlignKernels {
   void (*pool_nchw)(const T* window, const T* end, int64_t channel_stride, int64_t row_stride,
                     int64_t channels, const RoIPlan<A>& plan, A* scratch, T* pooled);
 
-  // Its transpose for the rows [row_begin, row_end) of the RoI's window: adds to planes of `pitch` numbers a
-  // row. `planes` is the window's first pixel of row_begin; up to `lanes` pixels right of the window are
+  // Its transpose for the rows [row_begin, row_end) of the RoI's window: adds to planes of `pitch` numbers
+  // per row. `planes` is the window's first pixel of row_begin; up to `lanes` pixels right of the window are
   // touched.
   void (*spread_nchw)(const T* pooled_grad, int64_t channels, const RoIPlan<A>& plan, int32_t row_begin,
                       int32_t row_end, A* scratch, A* planes, int64_t plane_stride, int64_t pitch);
@@ -62,9 +59,9 @@ struct RoIAlignKernels {
   void (*store)(const A* from, int64_t count, T* to);
 };
 
-// The kernels for the processor that this runs on.
+// Defined for float, double, Half and BFloat16.
 template <typename T>
-const RoIAlignKernels<T>& roi_align_kernels();
+const RoIAlignKernels<T>& roi_align_kernels(SimdLevel level);
 
 // Numbers of scratch memory that each kernel needs.
 inline int64_t nchw_scratch(int64_t pooled_height, int64_t pooled_width, int64_t width) {
@@ -72,8 +69,10 @@ inline int64_t nchw_scratch(int64_t pooled_height, int64_t pooled_width, int64_t
   return pooled_height * (width + 2 * kPadding) + pooled_height * pooled_width + width + 4 * kPadding;
 }
 
-inline int64_t nhwc_scratch(int64_t pooled_height, int64_t pooled_width, int64_t extent, int64_t channels) {
-  return (extent + pooled_width) * channels + 2 * (extent + pooled_height + pooled_width) + 64;
+// runs: of channels that are kept; terms: the most that one sum has.
+inline int64_t nhwc_scratch(int64_t runs, int64_t terms, int64_t channels) {
+  constexpr int64_t kNumbersPerOffset = 2;
+  return runs * channels + kNumbersPerOffset * terms + 64;
 }
 
 }  // namespace mrcnn_plugin

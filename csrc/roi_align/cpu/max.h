@@ -1,5 +1,7 @@
 // RoIAlign by maximum on the CPU: the largest of a bin's bilinear samples (Mask R-CNN, section 3, names it
-// beside the average). Samples outside the map are 0 and count; the first of equal samples wins.
+// beside the average). Samples outside the map are 0 and count; the first of equal samples wins. It is
+// compiled for no particular instruction set: fused multiply-adds would round samples, and decide ties,
+// otherwise.
 #pragma once
 
 #include <vector>
@@ -28,9 +30,10 @@ inline std::vector<BinSamples> bin_samples(const RoIAxis& axis, int64_t bins, in
 }
 
 template <typename Box>
-std::pair<RoIAxis, RoIAxis> roi_axes(const Box* roi, double scale, const RoIAlignArgs& args) {
-  return {roi_axis(roi[2], roi[4], scale, args.pooled_height, args.sampling_ratio, args.aligned),
-          roi_axis(roi[1], roi[3], scale, args.pooled_width, args.sampling_ratio, args.aligned)};
+std::pair<RoIAxis, RoIAxis> roi_axes(const Box* roi, double scale, const RoIAlignArguments& arguments) {
+  return {
+      roi_axis(roi[2], roi[4], scale, arguments.pooled_height, arguments.sampling_ratio, arguments.aligned),
+      roi_axis(roi[1], roi[3], scale, arguments.pooled_width, arguments.sampling_ratio, arguments.aligned)};
 }
 
 template <typename A>
@@ -41,9 +44,9 @@ struct Largest {
 };
 
 template <typename T>
-Largest<Accumulate<T>> largest_sample(const T* plane, const MapView<T>& map, const BinSamples& rows,
-                                      const BinSamples& columns) {
-  using A = Accumulate<T>;
+Largest<Accumulator<T>> largest_sample(const T* plane, const MapView<T>& map, const BinSamples& rows,
+                                       const BinSamples& columns) {
+  using A = Accumulator<T>;
   Largest<A> best;
   for (const RoITap& y : rows.taps) {
     const T* low = plane + y.low * map.row_stride;
@@ -63,13 +66,13 @@ Largest<Accumulate<T>> largest_sample(const T* plane, const MapView<T>& map, con
 
 // Calls visit(k, channel, bin, largest, map, plane) for every output of the RoIs and channels given.
 template <typename T, typename Box, typename Visit>
-void visit_largest(const RoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps,
+void visit_largest(const CpuRoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps,
                    const RoIPlace& place, int64_t channel_begin, int64_t channel_end, const Visit& visit) {
   const MapView<T>& map = maps[place.level];
   const auto [y_axis, x_axis] =
-      roi_axes(call.boxes + 5 * place.index, call.args.scales[place.level], call.args);
-  const std::vector<BinSamples> rows = bin_samples(y_axis, call.args.pooled_height, map.height);
-  const std::vector<BinSamples> columns = bin_samples(x_axis, call.args.pooled_width, map.width);
+      roi_axes(call.boxes + 5 * place.index, call.arguments.scales[place.level], call.arguments);
+  const std::vector<BinSamples> rows = bin_samples(y_axis, call.arguments.pooled_height, map.height);
+  const std::vector<BinSamples> columns = bin_samples(x_axis, call.arguments.pooled_width, map.width);
   for (int64_t c = channel_begin; c < channel_end; ++c) {
     const int64_t offset = place.batch * map.batch_stride + c * map.channel_stride;
     for (size_t y = 0; y < rows.size(); ++y) {
@@ -83,17 +86,17 @@ void visit_largest(const RoIAlignCall<T, Box>& call, const std::vector<MapView<T
 
 // Element (k, c, bin) of a dense pooled map in the layout of the call.
 template <typename T, typename Box>
-int64_t pooled_offset(const RoIAlignCall<T, Box>& call, int64_t k, int64_t c, int64_t bin) {
-  const int64_t bins = call.args.pooled_height * call.args.pooled_width;
+int64_t pooled_offset(const CpuRoIAlignCall<T, Box>& call, int64_t k, int64_t c, int64_t bin) {
+  const int64_t bins = call.arguments.pooled_height * call.arguments.pooled_width;
   return call.channels_last ? (k * bins + bin) * call.channels + c : (k * call.channels + c) * bins + bin;
 }
 
 template <typename T, typename Box>
-void max_forward(const RoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, T* output) {
-  parallel_tasks(int64_t(call.places.size()), [&](int64_t, int64_t i) {
+void max_forward(const CpuRoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, T* output) {
+  parallel_tasks(int64_t(call.places.size()), [&](int64_t i) {
     const RoIPlace& place = call.places[i];
     visit_largest(call, maps, place, 0, call.channels,
-                  [&](int64_t c, int64_t bin, int64_t, const Largest<Accumulate<T>>& largest) {
+                  [&](int64_t c, int64_t bin, int64_t, const Largest<Accumulator<T>>& largest) {
                     output[pooled_offset(call, place.index, c, bin)] = T(largest.value);
                   });
   });
@@ -102,11 +105,12 @@ void max_forward(const RoIAlignCall<T, Box>& call, const std::vector<MapView<T>>
 // grads: float (double) gradients of the features, zeroed, with the strides of `maps`' layout in grad_maps.
 // Each thread owns some channels, so no two write to one element.
 template <typename T, typename Box>
-void max_backward(const RoIAlignCall<T, Box>& call, const T* grad_output, const std::vector<MapView<T>>& maps,
-                  const std::vector<MapView<Accumulate<T>>>& grad_maps) {
-  using A = Accumulate<T>;
-  const int64_t block = divide_up(call.channels, 4 * parallel_workers(call.channels));
-  parallel_tasks(block ? divide_up(call.channels, block) : 0, [&](int64_t, int64_t task) {
+void max_backward(const CpuRoIAlignCall<T, Box>& call, const T* grad_output,
+                  const std::vector<MapView<T>>& maps,
+                  const std::vector<MapView<Accumulator<T>>>& grad_maps) {
+  using A = Accumulator<T>;
+  const int64_t block = ceil_div(call.channels, 4 * parallel_workers(call.channels));
+  parallel_tasks(block ? ceil_div(call.channels, block) : 0, [&](int64_t task) {
     for (const RoIPlace& place : call.places) {
       const MapView<A>& map = grad_maps[place.level];
       visit_largest(call, maps, place, task * block, std::min((task + 1) * block, call.channels),

@@ -24,7 +24,7 @@ using torch::stable::Tensor;
 
 // CPU tensors can be looked into: a bad RoI is named. On CUDA such a RoI yields NaN instead.
 template <typename Box>
-void check_boxes(const Box* boxes, int64_t count, int64_t batch_size) {
+void check_box_values(const Box* boxes, int64_t count, int64_t batch_size) {
   for (int64_t k = 0; k < count; ++k) {
     const Box* roi = boxes + 5 * k;
     if (roi_is_valid(roi, batch_size)) continue;
@@ -98,52 +98,50 @@ std::vector<MapView<T>> views(const std::vector<Tensor>& maps) {
   return result;
 }
 
-// What forward and backward share, whatever the dtypes.
+// Checked arguments whose tensors the kernels can read, and what follows from them, whatever the dtypes.
 struct Inputs {
-  RoIAlignArgs args;
-  std::vector<Tensor> features;
-  Tensor boxes;
-  std::optional<Tensor> levels;
-  bool channels_last;
+  RoIAlignArguments arguments;
   bool max_pool;
+  bool channels_last;
+  SimdLevel simd;
+
+  const Tensor& boxes() const { return arguments.boxes; }
+  const Tensor& finest() const { return arguments.features[0]; }
+  const int64_t* levels() const {
+    return arguments.levels ? arguments.levels->const_data_ptr<int64_t>() : nullptr;
+  }
 };
 
-Inputs prepare(const std::vector<Tensor>& features, const Tensor& boxes, const std::vector<double>& scales,
-               int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio, double canonical_box_size,
-               int64_t canonical_level, bool aligned, bool max_pool, const std::optional<Tensor>& levels) {
-  check_roi_align(features, boxes, scales, pooled_height, pooled_width, canonical_box_size);
-  check_roi_align_levels(levels, boxes);
-  const bool channels_last = is_channels_last(features[0]);
-  Inputs inputs{{scales, pooled_height, pooled_width, sampling_ratio, canonical_box_size, canonical_level,
-                 aligned, nullptr},
-                {},
-                torch::stable::contiguous(boxes),
-                {},
-                channels_last,
-                max_pool};
-  if (levels) {
-    inputs.levels = torch::stable::contiguous(*levels);
-    inputs.args.levels = static_cast<const int64_t*>(inputs.levels->const_data_ptr());
-    check_level_values(inputs.args.levels, boxes.size(0), int64_t(features.size()));
+Inputs prepare(RoIAlignArguments arguments, bool max_pool) {
+  check_roi_align(arguments);
+  const bool channels_last = is_channels_last(arguments.features[0]);
+  Inputs inputs{std::move(arguments), max_pool, channels_last, simd_level()};
+  RoIAlignArguments& ready = inputs.arguments;
+  for (Tensor& map : ready.features) map = readable(map, channels_last);
+  ready.boxes = torch::stable::contiguous(ready.boxes);
+  if (ready.levels) {
+    ready.levels = torch::stable::contiguous(*ready.levels);
+    check_level_values(inputs.levels(), ready.boxes.size(0), int64_t(ready.features.size()));
   }
-  for (const Tensor& map : features) inputs.features.push_back(readable(map, channels_last));
   return inputs;
 }
 
-// run(call, maps) with the boxes read, checked and sorted.
+// run(call) with the boxes read, checked and sorted.
 template <typename T, typename Box, typename Run>
 void with_call(const Inputs& inputs, const Run& run) {
-  const Box* boxes = static_cast<const Box*>(inputs.boxes.const_data_ptr());
-  const Tensor& first = inputs.features[0];
-  check_boxes(boxes, inputs.boxes.size(0), first.size(0));
-  const auto places = place_rois(boxes, inputs.boxes.size(0), inputs.args);
-  run(RoIAlignCall<T, Box>{inputs.args, boxes, places, first.size(0), first.size(1), inputs.channels_last});
+  const Box* boxes = inputs.boxes().const_data_ptr<Box>();
+  const int64_t count = inputs.boxes().size(0);
+  const Tensor& finest = inputs.finest();
+  check_box_values(boxes, count, finest.size(0));
+  const auto places = place_rois(boxes, count, inputs.arguments, inputs.levels());
+  run(CpuRoIAlignCall<T, Box>{inputs.arguments, roi_align_kernels<T>(inputs.simd), boxes, places,
+                              finest.size(0), finest.size(1), inputs.channels_last});
 }
 
 template <typename T, typename Run>
 void with_boxes(const Inputs& inputs, const Run& run) {
   if constexpr (std::is_same_v<T, double>) {
-    if (inputs.boxes.scalar_type() == ScalarType::Double) return with_call<T, double>(inputs, run);
+    if (inputs.boxes().scalar_type() == ScalarType::Double) return with_call<T, double>(inputs, run);
   }
   with_call<T, float>(inputs, run);
 }
@@ -151,7 +149,7 @@ void with_boxes(const Inputs& inputs, const Run& run) {
 template <typename T>
 void forward_as(const Inputs& inputs, const Tensor& output) {
   with_boxes<T>(inputs, [&](const auto& call) {
-    const std::vector<MapView<T>> maps = views<T>(inputs.features);
+    const std::vector<MapView<T>> maps = views<T>(inputs.arguments.features);
     T* pooled = static_cast<T*>(output.data_ptr());
     if (output.numel() == 0) return;
     inputs.max_pool ? max_forward(call, maps, pooled) : average_forward(call, maps, pooled);
@@ -161,9 +159,9 @@ void forward_as(const Inputs& inputs, const Tensor& output) {
 template <typename T>
 std::vector<Tensor> backward_as(const Inputs& inputs, const Tensor& grad_output) {
   const ScalarType dtype = grad_output.scalar_type();
-  const bool wide = inputs.max_pool && !std::is_same_v<T, Accumulate<T>>;
+  const bool wide = inputs.max_pool && !std::is_same_v<T, Accumulator<T>>;
   std::vector<Tensor> grads;
-  for (const Tensor& map : inputs.features) {
+  for (const Tensor& map : inputs.arguments.features) {
     grads.push_back(empty_map(sizes_of(map), wide ? ScalarType::Float : dtype, map, inputs.channels_last));
     if (inputs.max_pool) torch::stable::zero_(grads.back());
   }
@@ -171,7 +169,7 @@ std::vector<Tensor> backward_as(const Inputs& inputs, const Tensor& grad_output)
     const T* pooled_grad = static_cast<const T*>(grad_output.const_data_ptr());
     if (call.batch_size * call.channels == 0) return;
     if (inputs.max_pool) {
-      max_backward(call, pooled_grad, views<T>(inputs.features), views<Accumulate<T>>(grads));
+      max_backward(call, pooled_grad, views<T>(inputs.arguments.features), views<Accumulator<T>>(grads));
     } else {
       average_backward(call, pooled_grad, views<T>(grads));
     }
@@ -186,11 +184,14 @@ Tensor multi_level_roi_align(std::vector<Tensor> features, Tensor boxes, std::ve
                              int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio,
                              double canonical_box_size, int64_t canonical_level, bool aligned, bool max_pool,
                              std::optional<Tensor> levels) {
-  const Inputs inputs = prepare(features, boxes, scales, pooled_height, pooled_width, sampling_ratio,
-                                canonical_box_size, canonical_level, aligned, max_pool, levels);
-  const ScalarType dtype = features[0].scalar_type();
-  const Tensor output = empty_map({boxes.size(0), features[0].size(1), pooled_height, pooled_width}, dtype,
-                                  boxes, inputs.channels_last);
+  const Inputs inputs =
+      prepare({std::move(features), std::move(boxes), std::move(scales), pooled_height, pooled_width,
+               sampling_ratio, canonical_box_size, canonical_level, aligned, std::move(levels)},
+              max_pool);
+  const ScalarType dtype = inputs.finest().scalar_type();
+  const Tensor output =
+      empty_map({inputs.boxes().size(0), inputs.finest().size(1), pooled_height, pooled_width}, dtype,
+                inputs.boxes(), inputs.channels_last);
   if (dtype == ScalarType::Float) forward_as<float>(inputs, output);
   if (dtype == ScalarType::Double) forward_as<double>(inputs, output);
   if (dtype == ScalarType::Half) forward_as<Half>(inputs, output);
@@ -204,13 +205,12 @@ std::vector<Tensor> multi_level_roi_align_backward(Tensor grad_output, std::vect
                                                    int64_t canonical_level, bool aligned, bool max_pool,
                                                    bool /*deterministic: it always is*/,
                                                    std::optional<Tensor> levels) {
-  STD_TORCH_CHECK(grad_output.dim() == 4,
-                  "grad_output must have shape (K, C, pooled_height, pooled_width), got ", grad_output.dim(),
-                  " dimensions");
-  const Inputs inputs =
-      prepare(features, boxes, scales, grad_output.size(2), grad_output.size(3), sampling_ratio,
-              canonical_box_size, canonical_level, aligned, max_pool, levels);
-  check_roi_align_grad(grad_output, features[0], boxes);
+  check_pooled_grad_dim(grad_output);
+  const Inputs inputs = prepare(
+      {std::move(features), std::move(boxes), std::move(scales), grad_output.size(2), grad_output.size(3),
+       sampling_ratio, canonical_box_size, canonical_level, aligned, std::move(levels)},
+      max_pool);
+  check_pooled_grad(grad_output, inputs.arguments);
   const Tensor grad = dense(grad_output, inputs.channels_last);
   const ScalarType dtype = grad.scalar_type();
   if (dtype == ScalarType::Float) return backward_as<float>(inputs, grad);

@@ -1,8 +1,10 @@
 // RoIAlign on NCHW maps: whole rows of the window are averaged into bins first (A_y * F), then the few
-// numbers of each such row are brought to their bins by register shuffles (* A_x^T). See simd.h for how
-// this file is included.
+// numbers of each such row are brought to their bins by register shuffles (* A_x^T). Included by
+// kernel_table.h.
 
-namespace mrcnn_plugin::MRCNN_SIMD {
+namespace mrcnn_plugin {
+namespace {
+namespace MRCNN_SIMD {
 
 // sum += shuffle(from, indices) * weights, over all segments of one block of output lanes.
 // Segments read two registers at `offset`, so `from` is readable that far.
@@ -35,7 +37,8 @@ MRCNN_INLINE void apply_shuffles(const Shuffles<A>& shuffles, const A* from, A* 
 
 // to[0 .. N registers) = the band's row applied to rows of a map.
 template <int N, typename T, typename A>
-MRCNN_INLINE void average_rows(const Band<A>& band, int32_t row, const T* window, int64_t row_stride, A* to) {
+MRCNN_INLINE void average_rows(const BandMatrix<A>& band, int32_t row, const T* window, int64_t row_stride,
+                               A* to) {
   constexpr int kLanes = Register<A>::kLanes;
   Vector<A> sums[N] = {};
   for (int32_t i = band.start[row]; i < band.start[row + 1]; ++i) {
@@ -47,8 +50,8 @@ MRCNN_INLINE void average_rows(const Band<A>& band, int32_t row, const T* window
 }
 
 template <typename T, typename A>
-MRCNN_INLINE void average_all_rows(const Band<A>& band, const T* window, int64_t row_stride, int64_t pitch,
-                                   int32_t vectors, A* to) {
+MRCNN_INLINE void average_all_rows(const BandMatrix<A>& band, const T* window, int64_t row_stride,
+                                   int64_t pitch, int32_t vectors, A* to) {
   constexpr int kLanes = Register<A>::kLanes;
   int32_t v = 0;
   for (; v + 4 <= vectors; v += 4) {
@@ -67,7 +70,7 @@ MRCNN_INLINE void average_all_rows(const Band<A>& band, const T* window, int64_t
 
 // The same where a full register would reach past the end of the map's memory.
 template <typename T, typename A>
-void average_all_rows_carefully(const Band<A>& band, const T* window, int64_t row_stride, int32_t width,
+void average_all_rows_carefully(const BandMatrix<A>& band, const T* window, int64_t row_stride, int32_t width,
                                 int64_t pitch, A* to) {
   for (int32_t row = 0; row < band.rows; ++row) {
     A* sums = to + row * pitch;
@@ -83,7 +86,7 @@ void average_all_rows_carefully(const Band<A>& band, const T* window, int64_t ro
 template <int N, typename T, typename A>
 MRCNN_INLINE void pool_narrow(const RoIPlan<A>& plan, const T* window, int64_t row_stride, A* bins) {
   using R = Register<A>;
-  const Band<A>& band = plan.y.gather;
+  const BandMatrix<A>& band = plan.y.gather;
   const auto* indices = plan.x_gather.index;
   const A* weights = plan.x_gather.weight;
   const int32_t taps = plan.x_gather.segment[0].taps;
@@ -134,8 +137,8 @@ MRCNN_INLINE void prefetch_window(const T* window, int64_t row_stride, int32_t r
 
 template <typename T>
 void pool_nchw(const T* window, const T* end, int64_t channel_stride, int64_t row_stride, int64_t channels,
-               const RoIPlan<Accumulate<T>>& plan, Accumulate<T>* scratch, T* pooled) {
-  using A = Accumulate<T>;
+               const RoIPlan<Accumulator<T>>& plan, Accumulator<T>* scratch, T* pooled) {
+  using A = Accumulator<T>;
   constexpr int kLanes = Register<A>::kLanes;
   const int64_t bin_count = int64_t(plan.y.gather.rows) * plan.x.gather.rows;
   const bool narrow = plan.x_gather.blocks == 1 && plan.x_gather.segments == 1 && plan.x.extent <= 2 * kLanes;
@@ -159,8 +162,8 @@ void pool_nchw(const T* window, const T* end, int64_t channel_stride, int64_t ro
 
 // planes[row] += sum over bins of weight * spread[bin], for one row of the window.
 template <typename A>
-MRCNN_INLINE void add_row(const Band<A>& band, int32_t row, const A* spread, int64_t pitch, int32_t vectors,
-                          A* pixels) {
+MRCNN_INLINE void add_row(const BandMatrix<A>& band, int32_t row, const A* spread, int64_t pitch,
+                          int32_t vectors, A* pixels) {
   constexpr int kLanes = Register<A>::kLanes;
   const int32_t begin = band.start[row];
   const int32_t end = band.start[row + 1];
@@ -174,12 +177,12 @@ MRCNN_INLINE void add_row(const Band<A>& band, int32_t row, const A* spread, int
 }
 
 template <typename T>
-void spread_nchw(const T* pooled_grad, int64_t channels, const RoIPlan<Accumulate<T>>& plan,
-                 int32_t row_begin, int32_t row_end, Accumulate<T>* scratch, Accumulate<T>* planes,
+void spread_nchw(const T* pooled_grad, int64_t channels, const RoIPlan<Accumulator<T>>& plan,
+                 int32_t row_begin, int32_t row_end, Accumulator<T>* scratch, Accumulator<T>* planes,
                  int64_t plane_stride, int64_t plane_pitch) {
-  using A = Accumulate<T>;
+  using A = Accumulator<T>;
   constexpr int kLanes = Register<A>::kLanes;
-  const Band<A>& band = plan.y.scatter;
+  const BandMatrix<A>& band = plan.y.scatter;
   const int32_t height = plan.y.gather.rows;
   const int32_t width = plan.x.gather.rows;
   const int32_t vectors = (plan.x.extent + kLanes - 1) / kLanes;
@@ -202,4 +205,6 @@ void spread_nchw(const T* pooled_grad, int64_t channels, const RoIPlan<Accumulat
   }
 }
 
-}  // namespace mrcnn_plugin::MRCNN_SIMD
+}  // namespace MRCNN_SIMD
+}  // namespace
+}  // namespace mrcnn_plugin

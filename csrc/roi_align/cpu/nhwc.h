@@ -1,13 +1,15 @@
 // RoIAlign on channels_last maps: every number is a run of channels, and the two banded products of a RoI are
-// weighted sums of such runs. See simd.h for how this file is included.
+// weighted sums of such runs. Included by kernel_table.h.
 
-namespace mrcnn_plugin::MRCNN_SIMD {
+namespace mrcnn_plugin {
+namespace {
+namespace MRCNN_SIMD {
 
 // to[0 .. N registers) (+)= sum over i of weights[i] * from[offsets[i] ...].
 template <int N, bool kAdd, typename S, typename T>
-MRCNN_INLINE void sum_runs(const S* from, const int64_t* offsets, const Accumulate<T>* weights, int32_t terms,
-                           T* to) {
-  using A = Accumulate<T>;
+MRCNN_INLINE void sum_runs(const S* from, const int64_t* offsets, const Accumulator<T>* weights,
+                           int32_t terms, T* to) {
+  using A = Accumulator<T>;
   constexpr int kLanes = Register<A>::kLanes;
   Vector<A> sums[N] = {};
   if constexpr (kAdd) {
@@ -22,9 +24,9 @@ MRCNN_INLINE void sum_runs(const S* from, const int64_t* offsets, const Accumula
 }
 
 template <bool kAdd, typename S, typename T>
-MRCNN_INLINE void sum_channels(const S* from, const int64_t* offsets, const Accumulate<T>* weights,
+MRCNN_INLINE void sum_channels(const S* from, const int64_t* offsets, const Accumulator<T>* weights,
                                int32_t terms, int64_t channels, T* to) {
-  using A = Accumulate<T>;
+  using A = Accumulator<T>;
   constexpr int kLanes = Register<A>::kLanes;
   int64_t c = 0;
   for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
@@ -45,10 +47,11 @@ MRCNN_INLINE void sum_channels(const S* from, const int64_t* offsets, const Accu
 
 template <typename T>
 void pool_nhwc(const T* window, int64_t row_stride, int64_t pixel_stride, int64_t channels,
-               const RoIPlan<Accumulate<T>>& plan, Accumulate<T>* scratch, T* pooled, int64_t pooled_stride) {
-  using A = Accumulate<T>;
-  const Band<A>& rows = plan.y.gather;
-  const Band<A>& columns = plan.x.gather;
+               const RoIPlan<Accumulator<T>>& plan, Accumulator<T>* scratch, T* pooled,
+               int64_t pooled_stride) {
+  using A = Accumulator<T>;
+  const BandMatrix<A>& rows = plan.y.gather;
+  const BandMatrix<A>& columns = plan.x.gather;
   A* averaged = scratch;
   int64_t* offsets = reinterpret_cast<int64_t*>(scratch + plan.x.extent * channels);
   for (int32_t bin_y = 0; bin_y < rows.rows; ++bin_y) {
@@ -72,11 +75,11 @@ void pool_nhwc(const T* window, int64_t row_stride, int64_t pixel_stride, int64_
 
 template <typename T>
 void spread_nhwc_row(const T* pooled_grad, int64_t pooled_stride, int64_t channels,
-                     const RoIPlan<Accumulate<T>>& plan, int32_t row, Accumulate<T>* scratch,
-                     Accumulate<T>* pixels) {
-  using A = Accumulate<T>;
-  const Band<A>& rows = plan.y.scatter;
-  const Band<A>& columns = plan.x.scatter;
+                     const RoIPlan<Accumulator<T>>& plan, int32_t row, Accumulator<T>* scratch,
+                     Accumulator<T>* pixels) {
+  using A = Accumulator<T>;
+  const BandMatrix<A>& rows = plan.y.scatter;
+  const BandMatrix<A>& columns = plan.x.scatter;
   const int32_t begin = rows.start[row];
   const int32_t terms = rows.start[row + 1] - begin;
   if (terms == 0) return;
@@ -97,4 +100,6 @@ void spread_nhwc_row(const T* pooled_grad, int64_t pooled_stride, int64_t channe
   }
 }
 
-}  // namespace mrcnn_plugin::MRCNN_SIMD
+}  // namespace MRCNN_SIMD
+}  // namespace
+}  // namespace mrcnn_plugin

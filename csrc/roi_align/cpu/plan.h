@@ -10,22 +10,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/cpu/parallel.h"
+#include "roi_align/arguments.h"
 #include "roi_align/geometry.h"
 
 namespace mrcnn_plugin {
-
-struct RoIAlignArgs {
-  std::vector<double> scales;
-  int64_t pooled_height;
-  int64_t pooled_width;
-  int64_t sampling_ratio;
-  double canonical_box_size;
-  int64_t canonical_level;
-  bool aligned;
-  // The level of each RoI, in place of FPN's Eq. (1); null where the equation chooses.
-  const int64_t* levels;
-};
 
 // A feature map (N, C, height, width) of any strides, counted in elements.
 struct LevelShape {
@@ -64,9 +52,9 @@ class Arena {
   size_t left_ = 0;
 };
 
-// A sparse matrix in compressed rows: row r holds the entries start[r] .. start[r + 1], columns ascending.
+// A banded matrix in compressed rows: row r holds the entries start[r] .. start[r + 1], columns ascending.
 template <typename A>
-struct Band {
+struct BandMatrix {
   int32_t rows = 0;
   int32_t columns = 0;
   const int32_t* start = nullptr;
@@ -74,7 +62,7 @@ struct Band {
   const A* weight = nullptr;
 };
 
-// A band as register shuffles, for `lanes` numbers a register: segment after segment, `taps` registers of
+// A band as register shuffles, for `lanes` numbers per register: segment after segment, `taps` registers of
 // indices and of weights, to be applied to the two registers of input at `offset`.
 struct ShuffleSegment {
   int32_t block;
@@ -97,8 +85,8 @@ template <typename A>
 struct AxisPlan {
   int32_t first = 0;
   int32_t extent = 0;
-  Band<A> gather;
-  Band<A> scatter;
+  BandMatrix<A> gather;
+  BandMatrix<A> scatter;
 };
 
 template <typename A>
@@ -120,47 +108,49 @@ struct RoIPlace {
   double top;
 };
 
+// `levels` holds the level of each RoI, or is null where FPN's Eq. (1) chooses it.
 template <typename Box>
-RoIPlace place_roi(const Box* roi, int64_t index, const RoIAlignArgs& args) {
-  const int level = args.levels ? int(args.levels[index])
-                                : roi_level(roi[1], roi[2], roi[3], roi[4], int(args.scales.size()),
-                                            pyramid_min_level(args.scales[0]), args.canonical_box_size,
-                                            int(args.canonical_level));
+RoIPlace place_roi(const Box* roi, int64_t index, const RoIAlignArguments& arguments, const int64_t* levels) {
+  const int level = levels ? int(levels[index])
+                           : roi_level(roi[1], roi[2], roi[3], roi[4], int(arguments.scales.size()),
+                                       pyramid_min_level(arguments.scales[0]), arguments.canonical_box_size,
+                                       int(arguments.canonical_level));
   return {index, int64_t(roi[0]), level, double(roi[2])};
 }
 
 // All RoIs by level, image and top edge: neighbours in this order read neighbouring rows of the features.
 template <typename Box>
-std::vector<RoIPlace> place_rois(const Box* boxes, int64_t count, const RoIAlignArgs& args) {
+std::vector<RoIPlace> place_rois(const Box* boxes, int64_t count, const RoIAlignArguments& arguments,
+                                 const int64_t* levels) {
   std::vector<RoIPlace> places(count);
-  for (int64_t k = 0; k < count; ++k) places[k] = place_roi(boxes + 5 * k, k, args);
+  for (int64_t k = 0; k < count; ++k) places[k] = place_roi(boxes + 5 * k, k, arguments, levels);
   std::sort(places.begin(), places.end(), [](const RoIPlace& a, const RoIPlace& b) {
     return std::tie(a.level, a.batch, a.top, a.index) < std::tie(b.level, b.batch, b.top, b.index);
   });
   return places;
 }
 
-// Builds plans; one builder a thread, as it keeps its working memory.
+// Builds plans; one builder per thread, as it keeps its working memory.
 template <typename A>
 class PlanBuilder {
  public:
-  PlanBuilder(const RoIAlignArgs& args, Arena& arena) : args_(args), arena_(arena) {}
+  PlanBuilder(const RoIAlignArguments& arguments, Arena& arena) : arguments_(arguments), arena_(arena) {}
 
   template <typename Box>
   RoIPlan<A> build(const Box* boxes, const RoIPlace& place, const LevelShape& shape) {
     const Box* roi = boxes + 5 * place.index;
-    const double scale = args_.scales[place.level];
+    const double scale = arguments_.scales[place.level];
     RoIPlan<A> plan{place.index, place.batch, place.level, {}, {}};
-    plan.y =
-        build_axis(roi_axis(roi[2], roi[4], scale, args_.pooled_height, args_.sampling_ratio, args_.aligned),
-                   args_.pooled_height, shape.height);
-    plan.x =
-        build_axis(roi_axis(roi[1], roi[3], scale, args_.pooled_width, args_.sampling_ratio, args_.aligned),
-                   args_.pooled_width, shape.width);
+    plan.y = build_axis(roi_axis(roi[2], roi[4], scale, arguments_.pooled_height, arguments_.sampling_ratio,
+                                 arguments_.aligned),
+                        arguments_.pooled_height, shape.height);
+    plan.x = build_axis(roi_axis(roi[1], roi[3], scale, arguments_.pooled_width, arguments_.sampling_ratio,
+                                 arguments_.aligned),
+                        arguments_.pooled_width, shape.width);
     return plan;
   }
 
-  Shuffles<A> pack(const Band<A>& band, int32_t lanes) {
+  Shuffles<A> pack(const BandMatrix<A>& band, int32_t lanes) {
     segments_.clear();
     index_.clear();
     shuffle_weight_.clear();
@@ -171,7 +161,7 @@ class PlanBuilder {
 
  private:
   // Takes the entries of `lanes` rows from left to right, two registers of columns at a time.
-  void pack_block(const Band<A>& band, int32_t block, int32_t lanes) {
+  void pack_block(const BandMatrix<A>& band, int32_t block, int32_t lanes) {
     const int32_t first = block * lanes;
     const int32_t rows = std::min(lanes, band.rows - first);
     next_.assign(band.start + first, band.start + first + rows);
@@ -195,11 +185,11 @@ class PlanBuilder {
     }
   }
 
-  static bool reaches(const Band<A>& band, int32_t row, int32_t entry, int32_t offset, int32_t lanes) {
+  static bool reaches(const BandMatrix<A>& band, int32_t row, int32_t entry, int32_t offset, int32_t lanes) {
     return entry < band.start[row + 1] && band.column[entry] < offset + 2 * lanes;
   }
 
-  void append_tap(const Band<A>& band, int32_t first, int32_t rows, int32_t tap, int32_t offset,
+  void append_tap(const BandMatrix<A>& band, int32_t first, int32_t rows, int32_t tap, int32_t offset,
                   int32_t lanes) {
     for (int32_t r = 0; r < lanes; ++r) {
       const bool used = r < rows && reaches(band, first + r, next_[r] + tap, offset, lanes);
@@ -254,7 +244,7 @@ class PlanBuilder {
     }
   }
 
-  Band<A> store_gather(const AxisPlan<A>& plan, int32_t bins, double factor) {
+  BandMatrix<A> store_gather(const AxisPlan<A>& plan, int32_t bins, double factor) {
     const int64_t entries = int64_t(column_.size());
     int32_t* start = arena_.allocate<int32_t>(bins + 1);
     int32_t* column = arena_.allocate<int32_t>(entries);
@@ -267,7 +257,7 @@ class PlanBuilder {
     return {bins, plan.extent, start, column, weight};
   }
 
-  Band<A> store_scatter(const Band<A>& gather) {
+  BandMatrix<A> store_scatter(const BandMatrix<A>& gather) {
     const int32_t entries = gather.start[gather.rows];
     int32_t* start = arena_.allocate<int32_t>(gather.columns + 1);
     int32_t* column = arena_.allocate<int32_t>(entries);
@@ -286,7 +276,7 @@ class PlanBuilder {
     return {gather.columns, gather.rows, start, column, weight};
   }
 
-  const RoIAlignArgs& args_;
+  const RoIAlignArguments& arguments_;
   Arena& arena_;
   std::vector<ShuffleSegment> segments_;
   std::vector<typename Shuffles<A>::Index> index_;

@@ -1,4 +1,4 @@
-// Backward kernels of average RoIAlign, channels first. roi_align_tiles.cuh says what gather and scatter are.
+// Backward kernels of average RoIAlign, channels first. tiles.cuh says what gather and scatter are.
 #pragma once
 
 #include "roi_align/cuda/tiles.cuh"

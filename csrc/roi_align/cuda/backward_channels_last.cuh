@@ -1,4 +1,4 @@
-// Backward kernels of average RoIAlign, channels last. roi_align_tiles.cuh says what gather and scatter are.
+// Backward kernels of average RoIAlign, channels last. tiles.cuh says what gather and scatter are.
 #pragma once
 
 #include "roi_align/cuda/tiles.cuh"
@@ -52,7 +52,7 @@ struct Segment {
     }
     const A* y = weights.y(slot) + row;
     const A* x = weights.x(slot) + column;
-    // Two by two bins a step: four loads in flight, and seldom more than one step down.
+    // Two by two bins per step: four loads in flight, and seldom more than one step down.
     for (int j = columns.x; j <= columns.y; j += 2) {
       A left[V] = {};
       A right[V] = {};

@@ -161,7 +161,7 @@ struct Bands {
   char* free;
 };
 
-// The whole block computes the bands of one RoI, a thread a bin.
+// The whole block computes the bands of one RoI, one thread per bin.
 template <typename A, typename Box>
 __device__ Bands<A> build_bands(const RoIAlignParameters& p, const Box* roi, int level,
                                 const BandLayout& layout, char* shared) {

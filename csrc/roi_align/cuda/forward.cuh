@@ -36,7 +36,7 @@ __device__ inline void add_row(A (&sum)[V], const T* row, int pitch, A weight, c
   }
 }
 
-// Channels last: a thread owns V channels of a bin, so a warp reads whole pixels, 16 bytes a lane. A RoI is
+// Channels last: a thread owns V channels of a bin, so a warp reads whole pixels, 16 bytes per lane. A RoI is
 // shared by `parts` blocks.
 template <typename T, typename Box, int V>
 __global__ void __launch_bounds__(kForwardThreads, sizeof(T) == 8 ? 2 : 3)
@@ -96,7 +96,7 @@ __device__ inline A column_sum(const T* column, int pitch, const Tap<A>* taps, i
 
 // How pool_channels_first cuts its work.
 struct PlaneLayout {
-  int parts;     // blocks a RoI
+  int parts;     // blocks per RoI
   int channels;  // of each block
   int buffer;    // column sums that fit in shared memory
 };

@@ -13,27 +13,15 @@
 #include <utility>
 #include <vector>
 
+#include "roi_align/arguments.h"
 #include "roi_align/checks.h"
 #include "roi_align/cuda/bands.cuh"
 
 namespace mrcnn_plugin {
 
-// The op's arguments as the dispatcher hands them over.
-struct RoIAlignArguments {
-  std::vector<torch::stable::Tensor> features;
-  torch::stable::Tensor boxes;
-  std::vector<double> scales;
-  int64_t pooled_height;
-  int64_t pooled_width;
-  int64_t sampling_ratio;
-  double canonical_box_size;
-  int64_t canonical_level;
-  bool aligned;
-  std::optional<torch::stable::Tensor> levels;
-};
-
-// Checked arguments. The tensors are dense, in one layout, and live as long as this does.
-struct RoIAlignCall {
+// Checked arguments, ready for the kernels. The tensors are dense, in one layout, and live as long as this
+// does.
+struct CudaRoIAlignCall {
   std::vector<torch::stable::Tensor> features;
   torch::stable::Tensor boxes;
   std::optional<torch::stable::Tensor> levels;
@@ -69,18 +57,16 @@ struct RoIAlignCall {
   }
 };
 
-inline RoIAlignCall check_call(const RoIAlignArguments& arguments) {
+inline CudaRoIAlignCall check_call(const RoIAlignArguments& arguments) {
   using torch::headeronly::MemoryFormat;
   const auto& features = arguments.features;
-  check_roi_align(features, arguments.boxes, arguments.scales, arguments.pooled_height,
-                  arguments.pooled_width, arguments.canonical_box_size);
-  check_roi_align_levels(arguments.levels, arguments.boxes);
+  check_roi_align(arguments);
   STD_TORCH_CHECK(features.size() <= size_t(kMaxLevels), "features must hold at most ", kMaxLevels,
                   " maps on CUDA, got ", features.size());
   STD_TORCH_CHECK(features[0].size(0) < INT_MAX / kMaxLevels && features[0].size(1) < INT_MAX &&
                       arguments.boxes.size(0) < INT_MAX,
                   "the batch, the channels and the number of boxes must fit 32-bit indices on CUDA");
-  RoIAlignCall call{{}, torch::stable::contiguous(arguments.boxes), {}, {}};
+  CudaRoIAlignCall call{{}, torch::stable::contiguous(arguments.boxes), {}, {}};
   RoIAlignParameters& p = call.parameters;
   if (arguments.levels) {
     call.levels = torch::stable::contiguous(*arguments.levels);
@@ -109,7 +95,7 @@ inline RoIAlignCall check_call(const RoIAlignArguments& arguments) {
 
 // Calls run(element, box) with values of the features' and the boxes' types.
 template <typename Run>
-void dispatch_types(const RoIAlignCall& call, const Run& run) {
+void dispatch_types(const CudaRoIAlignCall& call, const Run& run) {
   using torch::headeronly::ScalarType;
   const bool double_boxes = call.boxes.scalar_type() == ScalarType::Double;
   switch (call.dtype()) {

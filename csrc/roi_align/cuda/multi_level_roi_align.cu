@@ -11,12 +11,10 @@ using torch::stable::Tensor;
 // Enough blocks for a GPU of some 132 multiprocessors to even out RoIs of different sizes.
 constexpr int64_t kBlocksWanted = 2048;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <typename T, typename Box>
 struct Forward {
   using A = Accumulator<T>;
-  const RoIAlignCall& call;
+  const CudaRoIAlignCall& call;
   T* output;
   cudaStream_t stream;
 
@@ -47,7 +45,7 @@ struct Forward {
   template <int V>
   void channels_last(const BandLayout& layout, int64_t bytes) const {
     const int64_t items = bins() * (p().channels / V);
-    // Three items a thread hide the cost of the bands; few RoIs are spread over more blocks instead.
+    // Three items per thread hide the cost of the bands; few RoIs are spread over more blocks instead.
     const int64_t parts = std::max(items / (3 * kForwardThreads), std::min(ceil_div(items, kForwardThreads),
                                                                            ceil_div(kBlocksWanted, rois())));
     const int64_t used = std::max<int64_t>(1, std::min(parts, INT_MAX / rois()));
@@ -76,7 +74,7 @@ Tensor multi_level_roi_align(std::vector<Tensor> features, Tensor boxes, std::ve
                              int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio,
                              double canonical_box_size, int64_t canonical_level, bool aligned, bool max_pool,
                              std::optional<Tensor> levels) {
-  const RoIAlignCall call =
+  const CudaRoIAlignCall call =
       check_call({std::move(features), std::move(boxes), std::move(scales), pooled_height, pooled_width,
                   sampling_ratio, canonical_box_size, canonical_level, aligned, std::move(levels)});
   const torch::stable::accelerator::DeviceGuard guard(call.boxes.get_device_index());

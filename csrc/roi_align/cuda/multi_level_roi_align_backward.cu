@@ -10,12 +10,10 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <typename T, typename Box>
 struct Backward {
   using A = Accumulator<T>;
-  const RoIAlignCall& call;
+  const CudaRoIAlignCall& call;
   const std::vector<Tensor>& gradients;
   const T* pooled_grad;
   void* table_memory;
@@ -133,13 +131,13 @@ std::vector<Tensor> multi_level_roi_align_backward(Tensor grad_output, std::vect
                                                    int64_t sampling_ratio, double canonical_box_size,
                                                    int64_t canonical_level, bool aligned, bool max_pool,
                                                    bool deterministic, std::optional<Tensor> levels) {
-  STD_TORCH_CHECK(grad_output.dim() == 4,
-                  "grad_output must have shape (K, C, pooled_height, pooled_width), got ", grad_output.dim(),
-                  " dimensions");
-  const RoIAlignCall call = check_call({std::move(features), std::move(boxes), std::move(scales),
-                                        grad_output.size(2), grad_output.size(3), sampling_ratio,
-                                        canonical_box_size, canonical_level, aligned, std::move(levels)});
-  check_roi_align_grad(grad_output, call.features[0], call.boxes);
+  check_pooled_grad_dim(grad_output);
+  const RoIAlignArguments arguments{std::move(features), std::move(boxes),    std::move(scales),
+                                    grad_output.size(2), grad_output.size(3), sampling_ratio,
+                                    canonical_box_size,  canonical_level,     aligned,
+                                    std::move(levels)};
+  const CudaRoIAlignCall call = check_call(arguments);
+  check_pooled_grad(grad_output, arguments);
   const torch::stable::accelerator::DeviceGuard guard(call.boxes.get_device_index());
   std::vector<Tensor> gradients;
   for (const Tensor& map : call.features) {

@@ -97,7 +97,7 @@ __device__ inline A bin_mean(const BinSampler<T>& bin, const T* plane) {
 
 constexpr int kSampleThreads = 256;
 
-// A thread an output element, neighbouring threads neighbours in memory.
+// One thread per output element, neighbouring threads neighbours in memory.
 template <typename T, typename Box, bool Max>
 __global__ void __launch_bounds__(kSampleThreads, 2)
     pool_samples(const __grid_constant__ RoIAlignParameters p, const Box* __restrict__ boxes,

@@ -1,5 +1,6 @@
 // What the backward kernels of RoIAlign share. They work on tiles of a gradient map: a tile's share of a RoI
-// is A_y^T * G * A_x restricted to the tile, so every pixel is added to once a RoI, not four times a sample.
+// is A_y^T * G * A_x restricted to the tile, so every pixel is added to once per RoI, not four times per
+// sample.
 //   gather   a block owns a tile and adds to it, in registers, every RoI that touches it, in ascending order:
 //            no atomics, the same bits in every run, every pixel written once and none zeroed before.
 //   scatter  a block owns a RoI and adds the tiles under it to memory, atomically.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,40 @@ def tensors_of(data: Any, source: str) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(value) for name, value in data.items()}
 
 
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `convert_file` reads."""
+    parser.add_argument("input", help="file, or a URL that Detectron2 knows (detectron2://, https://)")
+    parser.add_argument("output", help=".safetensors or .pth")
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="run code that the file names (only from whom you trust)"
+    )
+
+
+def convert_file(
+    args: argparse.Namespace, convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> int:
+    """Reads `args.input`, writes what `convert` makes of its state dict to `args.output`.
+
+    Returns:
+        The exit status: 1 after an error, which is printed in one line.
+    """
+    try:
+        local = PathManager.get_local_path(args.input)
+        state = convert(tensors_of(read_checkpoint(local, allow_pickle=args.allow_pickle), args.input))
+        write_weights(state, args.output)
+    except (OSError, ValueError, ImportError, UnsafeCheckpointError) as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.output}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} numbers")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mrcnn_plugin.checkpoint.convert",
         description="Converts weights to Detectron2's parameter names, or to other classes.",
     )
-    parser.add_argument("input", help="file, or a URL that Detectron2 knows (detectron2://, https://)")
-    parser.add_argument("output", help=".safetensors or .pth")
+    add_file_arguments(parser)
     parser.add_argument(
         "--from",
         dest="library",
@@ -73,28 +100,19 @@ def parser() -> argparse.ArgumentParser:
         default="random",
         help="origin of rider (default: %(default)s)",
     )
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="run code that the file names (only from whom you trust)"
-    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
-    try:
-        local = PathManager.get_local_path(args.input)
-        state = tensors_of(read_checkpoint(local, allow_pickle=args.allow_pickle), args.input)
+
+    def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if args.library == "torchvision":
             state = convert_torchvision(state, bn_eps=args.bn_eps)
         elif args.library == "mmdetection":
             state = convert_mmdetection(state)
         else:
             check_native_names(state, args.input)
-        if args.to == "cityscapes":
-            state = coco_to_cityscapes(state, rider=args.rider)
-        write_weights(state, args.output)
-    except (OSError, ValueError, ImportError, UnsafeCheckpointError) as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.output}: {len(state)} tensors, {sum(t.numel() for t in state.values()):,} numbers")
-    return 0
+        return coco_to_cityscapes(state, rider=args.rider) if args.to == "cityscapes" else state
+
+    return convert_file(args, convert)

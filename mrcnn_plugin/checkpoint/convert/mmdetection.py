@@ -3,14 +3,13 @@
 Names and shapes follow its sources (FPN, RPNHead, Shared2FCBBoxHead, FCNMaskHead). From version 2 on its
 conventions are Detectron2's: background last, box deltas of weight 1 / (0.1, 0.1, 0.2, 0.2), RoIAlign shifted
 by half a pixel with adaptive sampling, anchors that are not rounded. What is left is the backbone's style,
-which a state dict does not tell: `mmdetection_settings`.
+which a state dict does not tell: `use_mmdetection` of configs/common/models/mmdetection.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from .names import rename
@@ -51,7 +50,8 @@ def convert_mmdetection(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state_dict: the checkpoint's "state_dict", with or without "module." before each name.
 
     Returns:
-        The state dict of Detectron2's model; build it with `mmdetection_settings`.
+        The state dict of Detectron2's model; build it with `use_mmdetection` of
+        configs/common/models/mmdetection.py.
 
     Raises:
         ValueError: a name that no such model has (other necks, norms in heads, deformable or deep-stem
@@ -71,34 +71,3 @@ def convert_mmdetection(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if deltas not in (4, 4 * classes):
         raise ValueError(f"fc_reg must have 4 rows or 4 for each of {classes} classes, got {deltas}")
     return state
-
-
-def mmdetection_settings(
-    model: DictConfig, dataloader: DictConfig | None = None, *, style: str = "pytorch"
-) -> DictConfig:
-    """Sets in a LazyConfig of Detectron2's R-CNN + FPN what weights from MMDetection expect, in place.
-
-    Args:
-        model: the model's config node, `configs/common/models/mask_rcnn_fpn.py`'s shape. Depth, groups and
-            width of the backbone are its own.
-        dataloader: the config's dataloader node, whose mappers then read in that order of colours.
-        style: the `style` of the backbone in MMDetection's config: "pytorch" (stride in the 3x3, RGB, pixels
-            of unit deviation) or "caffe" (stride in the 1x1, BGR).
-
-    Returns:
-        `model`.
-    """
-    if style not in ("pytorch", "caffe"):
-        raise ValueError(f"style must be 'pytorch' or 'caffe', as in MMDetection's config, got {style!r}")
-    rgb = style == "pytorch"
-    model.pixel_mean = [123.675, 116.28, 103.53] if rgb else [103.53, 116.28, 123.675]
-    model.pixel_std = [58.395, 57.12, 57.375] if rgb else [1.0, 1.0, 1.0]
-    model.input_format = "RGB" if rgb else "BGR"
-    model.backbone.bottom_up.stages.stride_in_1x1 = not rgb
-    for name in ("box_pooler", "mask_pooler"):
-        if model.roi_heads.get(name):
-            model.roi_heads[name].pooler_type, model.roi_heads[name].sampling_ratio = "ROIAlignV2", 0
-    for split in ("train", "test"):
-        if dataloader is not None and split in dataloader:
-            dataloader[split].mapper.image_format = model.input_format
-    return model

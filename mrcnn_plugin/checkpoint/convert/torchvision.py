@@ -7,7 +7,7 @@ What differs beyond names, and where it is handled:
 - BatchNorm: torchvision sets epsilon to 0 in its published v1 models, Detectron2's is 1e-5 (here: the scale
   takes up the difference);
 - input (RGB, mean and deviation), RoIAlign (no half-pixel shift, 2 samples), anchors (rounded to whole
-  pixels) and proposal counts: `torchvision_settings`;
+  pixels) and proposal counts: `use_torchvision` of configs/common/models/torchvision.py;
 - box coding is the same: deltas of weight (10, 10, 5, 5), clamped at log(1000 / 16).
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from .names import rename
@@ -81,7 +80,8 @@ def convert_torchvision(
             the predictor has 91 rows, all but the background otherwise.
 
     Returns:
-        The state dict of Detectron2's model with `len(labels)` classes; build it with `torchvision_settings`.
+        The state dict of Detectron2's model with `len(labels)` classes; build it with
+        `use_torchvision` of configs/common/models/torchvision.py.
 
     Raises:
         ValueError: a name that no such model has, or labels outside the predictor.
@@ -112,64 +112,14 @@ def _select_classes(state: dict[str, Tensor], labels: Sequence[int] | None) -> N
     rows = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
     if labels is None:
         labels = COCO_IDS if rows == 91 else range(1, rows)
-    labels = torch.as_tensor(list(labels))
-    if len(labels) == 0 or labels.min() < 1 or labels.max() >= rows:
-        raise ValueError(f"labels must be between 1 and {rows - 1}, got {labels.tolist()}")
+    selected = torch.as_tensor(list(labels))
+    if len(selected) == 0 or selected.min() < 1 or selected.max() >= rows:
+        raise ValueError(f"labels must be between 1 and {rows - 1}, got {selected.tolist()}")
     for part in ("weight", "bias"):
         name = f"roi_heads.box_predictor.cls_score.{part}"
-        state[name] = torch.cat([state[name][labels], state[name][:1]])
+        state[name] = torch.cat([state[name][selected], state[name][:1]])
         name = f"roi_heads.box_predictor.bbox_pred.{part}"
-        state[name] = state[name].unflatten(0, (rows, 4))[labels].flatten(0, 1)
+        state[name] = state[name].unflatten(0, (rows, 4))[selected].flatten(0, 1)
         name = f"roi_heads.mask_head.predictor.{part}"
         if name in state:
-            state[name] = state[name][labels]
-
-
-def torchvision_settings(
-    model: DictConfig, dataloader: DictConfig | None = None, *, version: int = 1
-) -> DictConfig:
-    """Sets in a LazyConfig of Detectron2's R-CNN + FPN what weights from torchvision expect, in place.
-
-    What stays different at inference: torchvision drops detections narrower than 0.01 px, resizes images
-    with a float filter, and pastes masks at whole-pixel boxes.
-
-    Args:
-        model: the model's config node, `configs/common/models/mask_rcnn_fpn.py`'s shape.
-        dataloader: the config's dataloader node, whose mappers then read RGB.
-        version: 1, or 2 for the `_v2` models (BatchNorm in FPN and heads, two RPN convolutions, four box
-            convolutions).
-
-    Returns:
-        `model`.
-    """
-    model.pixel_mean, model.pixel_std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-    model.input_format = "RGB"
-    model.backbone.bottom_up.stages.stride_in_1x1 = False
-    rpn = model.proposal_generator
-    rpn.anchor_generator._target_ = "mrcnn_plugin.modeling.anchor_generator.RoundedAnchorGenerator"
-    rpn.min_box_size = 1e-3
-    rpn.post_nms_topk = [2000, 1000]
-    heads = model.roi_heads
-    for name in ("box_pooler", "mask_pooler", "keypoint_pooler"):
-        if heads.get(name):
-            heads[name].pooler_type, heads[name].sampling_ratio = "ROIAlign", 2
-    if version == 2:
-        _version_2(model)
-    for split in ("train", "test"):
-        if dataloader is not None and split in dataloader:
-            dataloader[split].mapper.image_format = "RGB"
-    return model
-
-
-def _version_2(model: DictConfig) -> None:
-    model.backbone.bottom_up.stem.norm = model.backbone.bottom_up.stages.norm = "BN"
-    model.backbone.norm = "BN"
-    model.proposal_generator.head.conv_dims = [-1, -1]
-    model.roi_heads.box_head.conv_dims = [256] * 4
-    # Its channels may follow fc_dims[1], which is gone.
-    if isinstance(model.roi_heads.box_predictor.input_shape, DictConfig):
-        model.roi_heads.box_predictor.input_shape.channels = 1024
-    model.roi_heads.box_head.fc_dims = [1024]
-    model.roi_heads.box_head.conv_norm = "BN"
-    if model.roi_heads.get("mask_head"):
-        model.roi_heads.mask_head.conv_norm = "BN"
+            state[name] = state[name][selected]

@@ -240,6 +240,7 @@ def reduce(image: np.ndarray, size: int) -> np.ndarray:
 def annotate(thing: Thing, visible: np.ndarray, size: int) -> tuple[dict, np.ndarray]:
     """COCO annotation of a thing of which the sub-pixels visible (S, S) bool are seen, and its pixels."""
     mask = reduce(visible.astype(np.float32), size) >= 0.5
+    segmentation: dict | list[list[float]]
     if thing.crowd:
         segmentation = uncompressed_rle(mask)
         rle = mask_util.frPyObjects(segmentation, size, size)
@@ -263,7 +264,7 @@ def annotate(thing: Thing, visible: np.ndarray, size: int) -> tuple[dict, np.nda
 def annotate_keypoints(thing: Thing, visible: np.ndarray, size: int) -> dict:
     """COCO keypoints: visibility 2 seen, 1 covered, 0 (with x = y = 0) outside the image or unlabelled."""
     triplets = np.zeros((len(KEYPOINT_NAMES), 3), np.int64)
-    if thing.keypoints is not None:
+    if thing.keypoints is not None and thing.hidden is not None:
         inside = ((thing.keypoints >= 0) & (thing.keypoints < size)).all(1)
         x, y = (thing.keypoints[inside] * SUBPIXELS).astype(np.int64).T
         seen = visible[y, x] & ~thing.hidden[inside]

@@ -55,18 +55,23 @@ class SetParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, known in (("kind", self.kind, KINDS), ("split", self.split, SPLITS)):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        for name, choice, known in (("kind", self.kind, KINDS), ("split", self.split, SPLITS)):
+            if choice not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         if self.images is None:
             object.__setattr__(self, "images", SPLITS[self.split])
         for name, value, low, high in (
-            ("images", self.images, 1, 999_999),
+            ("images", self.count, 1, 999_999),
             ("size", self.size, 32, 4096),
             ("seed", self.seed, 0, 2**63),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+
+    @property
+    def count(self) -> int:
+        """`images`, with its default filled in."""
+        return SPLITS[self.split] if self.images is None else self.images
 
     def image_seed(self, index: int) -> np.random.SeedSequence:
         """Each image has its own stream: splits are disjoint and the order of drawing does not matter."""
@@ -166,7 +171,7 @@ def draw_set(paths: SetPaths, parameters: SetParameters) -> None:
         return sample.annotations
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        drawn = pool.map(draw, range(parameters.images))
+        drawn = pool.map(draw, range(parameters.count))
         title = f"drawing {parameters.kind} {parameters.split}"
         progress = tqdm(drawn, title, parameters.images, unit="image", disable=None)
         dataset = coco_dataset(parameters, list(progress))
@@ -180,7 +185,7 @@ def file_name(index: int) -> str:
 def coco_dataset(parameters: SetParameters, annotations: list[list[dict]]) -> dict:
     """COCO's annotation file; ids of images and annotations count from 1."""
     names = {category["name"]: category["id"] for category in categories(parameters.kind)}
-    numbered = []
+    numbered: list[dict] = []
     for image_id, of_image in enumerate(annotations, 1):
         for annotation in of_image:
             ids = {"id": len(numbered) + 1, "image_id": image_id}
@@ -193,7 +198,7 @@ def coco_dataset(parameters: SetParameters, annotations: list[list[dict]]) -> di
         "categories": categories(parameters.kind),
         "images": [
             {"id": index + 1, "file_name": file_name(index), "width": side, "height": side}
-            for index in range(parameters.images)
+            for index in range(parameters.count)
         ],
         "annotations": numbered,
     }

@@ -13,7 +13,7 @@ MAX_LOGIT = 1e37
 
 
 def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
-    """maps (N, K, H, W) and rois (N, 4), both float32; see `mrcnn_plugin.ops.heatmaps_to_keypoints`."""
+    """maps (K, num_keypoints, H, W) and rois (K, 4), both float32, to (K, num_keypoints, 4); see the op."""
     keypoints = maps.new_full((*maps.shape[:2], 4), math.nan)
     for i, roi in enumerate(rois):
         size = roi[2:] - roi[:2]

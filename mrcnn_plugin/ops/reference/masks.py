@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    """Twin of `torch.ops.mrcnn_plugin.paste_masks`: (N, Mh, Mw) and (N, 4), float32 -> (N, H, W)."""
+    """Twin of `torch.ops.mrcnn_plugin.paste_masks`: (K, Mh, Mw) and (K, 4), float32 -> (K, H, W)."""
     out = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
     for i in range(len(masks)):
         x0, y0, x1, y1 = paste_region(boxes[i].tolist(), height, width)
@@ -32,8 +32,8 @@ def encode_masks(
         tight.append(coco_mask.toBbox(rle))
     counts = torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *codes]))
     offsets = torch.tensor([0, *np.cumsum([len(code) for code in codes])], dtype=torch.int64)
-    tight = torch.from_numpy(np.array(tight, dtype=np.int64).reshape(-1, 4))
-    return counts, offsets, torch.tensor(areas, dtype=torch.int64), tight
+    boxes_xywh = torch.from_numpy(np.array(tight, dtype=np.int64).reshape(-1, 4))
+    return counts, offsets, torch.tensor(areas, dtype=torch.int64), boxes_xywh
 
 
 def paste_region(box: list[float], height: int, width: int) -> tuple[int, int, int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 def rasterize_polygons(
     coords: Tensor, polygon_offsets: Tensor, instance_offsets: Tensor, boxes: Tensor, mask_size: int
 ) -> Tensor:
-    """Packed polygons (see `mrcnn_plugin.ops.PackedPolygons`) and (N, 4) boxes to (N, M, M) bool."""
+    """Packed polygons (see `mrcnn_plugin.ops.PackedPolygons`) and (K, 4) boxes to (K, M, M) bool."""
     masks = torch.zeros((len(boxes), mask_size, mask_size), dtype=torch.bool)
     flat = coords.cpu().numpy()
     starts = polygon_offsets.tolist()

@@ -23,11 +23,9 @@ def multi_level_roi_align(
     levels: Tensor | None = None,  # [K]
 ) -> Tensor:  # [K, C, P, Q]
     """The arguments of ``torch.ops.mrcnn_plugin.multi_level_roi_align``; differentiable in the features."""
-    _check_values(boxes, features[0].shape[0])
     if levels is None:
         levels = assign_levels(boxes[:, 1:], scales, canonical_box_size, canonical_level)
-    elif not ((levels >= 0) & (levels < len(features))).all():
-        raise ValueError(f"levels must be in [0, {len(features)})")
+    check_values(boxes, levels, features)
     pooled = []
     for roi, level in zip(boxes, levels.tolist()):
         _, _, height, width = features[level].shape
@@ -36,12 +34,15 @@ def multi_level_roi_align(
         xs = _bins(roi[1], roi[3], scales[level], pooled_width, sampling_ratio, aligned, width)
         pooled.append(_max(window, ys, xs) if max_pool else _average(window, ys, xs))
     if not pooled:
-        zero = sum(feature.sum() * 0 for feature in features)
+        zero = torch.stack([feature.sum() * 0 for feature in features]).sum()
         return zero.expand(0, features[0].shape[1], pooled_height, pooled_width).clone()
-    output = torch.stack(pooled).to(features[0].dtype)
-    first = features[0]
-    if first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous():
-        output = output.contiguous(memory_format=torch.channels_last)
+    return in_layout_of(features[0], torch.stack(pooled).to(features[0].dtype))
+
+
+def in_layout_of(feature: Tensor, output: Tensor) -> Tensor:
+    """`output` in torch.channels_last where `feature` is, and not also plain NCHW."""
+    if feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous():
+        return output.contiguous(memory_format=torch.channels_last)
     return output
 
 
@@ -58,12 +59,28 @@ def assign_levels(
     return levels.to(torch.int64) - min_level
 
 
-def _check_values(boxes: Tensor, batch_size: int) -> None:
-    if not torch.isfinite(boxes[:, 1:]).all():
-        raise ValueError("boxes must be finite; drop such boxes before pooling")
-    indices = boxes[:, 0]
-    if not ((indices > -1) & (indices < batch_size)).all():
-        raise ValueError(f"boxes[:, 0], the batch index, must be in [0, {batch_size})")
+def valid_rois(boxes: Tensor, levels: Tensor, features: list[Tensor]) -> Tensor:
+    """Bool (K,): whether boxes (K, 5) are finite, and their batch index and level (K,) exist."""
+    image = boxes[:, 0]
+    exists = (image > -1) & (image < features[0].shape[0]) & (levels >= 0) & (levels < len(features))
+    return torch.isfinite(boxes[:, 1:]).all(dim=1) & exists
+
+
+def check_values(boxes: Tensor, levels: Tensor, features: list[Tensor]) -> None:
+    """Raises ValueError that names the first RoI which `valid_rois` finds fault with."""
+    wrong = (~valid_rois(boxes, levels, features)).nonzero().flatten()
+    if not len(wrong):
+        return
+    roi, image, level = int(wrong[0]), float(boxes[wrong[0], 0]), int(levels[wrong[0]])
+    if not -1 < image < features[0].shape[0]:
+        raise ValueError(
+            f"boxes[{roi}, 0], the batch index, must be in [0, {features[0].shape[0]}), got {image:g}"
+        )
+    if not 0 <= level < len(features):
+        raise ValueError(f"levels[{roi}] must be in [0, {len(features)}), got {level}")
+    raise ValueError(
+        f"boxes[{roi}] must be finite, got {tuple(boxes[roi, 1:].tolist())}; drop such boxes before pooling"
+    )
 
 
 class _Samples(NamedTuple):
@@ -97,8 +114,7 @@ def _bins(
         # In the boxes' own precision, as torchvision counts.
         extent = (high * scale - offset) - (low * scale - offset)
         extent = extent if aligned else extent.clamp(min=1)
-        samples = float((extent / bins).ceil())
-        samples = int(min(max(samples, 0), 1e15))
+        samples = int(min(max(float((extent / bins).ceil()), 0), 1e15))
     length = length if aligned else max(length, 1.0)
     bin_size = length / bins
     if samples == 0 or not math.isfinite(bin_size):

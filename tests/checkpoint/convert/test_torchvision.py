@@ -1,21 +1,20 @@
 """torchvision's detectors and ours give equal outputs on the same, converted weights."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from mrcnn_plugin.checkpoint import convert_torchvision, torchvision_settings
+from mrcnn_plugin import model_zoo
+from mrcnn_plugin.checkpoint.convert import convert_torchvision
 from mrcnn_plugin.checkpoint.convert.torchvision import COCO_IDS
+from mrcnn_plugin.configs.common.models.torchvision import use_torchvision
 from mrcnn_plugin.modeling.anchor_generator import RoundedAnchorGenerator
 
-MODELS = Path(__file__).parents[2] / "configs" / "common" / "models"
 # Neither height nor width of the padded batch (96, 160) is a multiple of 64: P6 has torchvision's own stride.
 SIZES = ((96, 160), (96, 130))
 # Few of each, for speed.
@@ -61,8 +60,11 @@ def torchvision_model(kind: str, version: int):
 
 def our_model(kind: str, version: int, num_classes: int):
     name = "keypoint_rcnn_fpn" if kind == "keypointrcnn" else "mask_rcnn_fpn"
-    model = LazyConfig.load(str(MODELS / f"{name}.py")).model
-    torchvision_settings(model, version=version)
+    model = model_zoo.get_config(f"common/models/{name}.py").model
+    dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+    use_torchvision(model, dataloader, version=version)
+    for split in ("train", "test"):
+        assert dataloader[split].mapper.image_format == model.input_format == "RGB"
     model.roi_heads.num_classes = num_classes
     model.proposal_generator.pre_nms_topk = model.proposal_generator.post_nms_topk = [PROPOSALS, PROPOSALS]
     model.roi_heads.box_predictor.test_topk_per_image = DETECTIONS
@@ -176,6 +178,12 @@ def test_what_is_no_detector_of_torchvisions_is_an_error():
         convert_torchvision({**state, "head.weight": torch.ones(1)})
     with pytest.raises(ValueError, match=r"labels must be between 1 and 90, got \[0, 1\]"):
         convert_torchvision(state, labels=[0, 1])
+
+
+def test_wrong_versions_are_named():
+    model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+    with pytest.raises(ValueError, match="version must be 1 or 2, got 3"):
+        use_torchvision(model, model_zoo.get_config("common/data/coco.py").dataloader, version=3)
 
 
 def test_anchors_equal_torchvisions():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_plugin.data import generator, shapes
+from mrcnn_plugin.data.synthetic import generator, shapes
 from mrcnn_plugin.data.synthetic.generator import SetParameters, ensure_set, recorded, set_paths
 
 

@@ -8,6 +8,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers.training import synthetic_inputs
 from omegaconf import OmegaConf
 
 from mrcnn_plugin.predict.predictor import build_predictor
@@ -170,14 +171,14 @@ def test_masks_are_averaged_over_the_heads():
 
 class TestMaskStages:
     @pytest.mark.parametrize("stages", [(0,), (2,), (0, 1, 2), (1, 2)])
-    def test_each_head_is_trained_on_its_stage(self, stages, batched_inputs):
+    def test_each_head_is_trained_on_its_stage(self, stages):
         model = small_model(mask_stages=stages)
-        losses = model(batched_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES))
+        losses = model(synthetic_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES))
         names = {name for name in losses if "mask" in name}
         assert names == ({"loss_mask"} if len(stages) == 1 else {f"loss_mask_stage{s}" for s in stages})
         assert model.roi_heads.mask_stages == stages
         with torch.no_grad():
-            results = model.eval()(batched_inputs([(64, 96)], num_classes=NUM_CLASSES))
+            results = model.eval()(synthetic_inputs([(64, 96)], num_classes=NUM_CLASSES))
         assert results[0]["instances"].pred_masks.shape == (5, 64, 96)
 
     @pytest.mark.parametrize("stages", [(0, 1), (3,), (1, 1, 2)])
@@ -195,9 +196,9 @@ class TestMaskStages:
 @pytest.mark.parametrize(
     "without", ["instances in one image", "any instances", "masks", "masks in one image"]
 )
-def test_trains_without(without, stages, batched_inputs):
+def test_trains_without(without, stages):
     model = small_model(mask_stages=stages)
-    inputs = batched_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES, masks=without != "masks")
+    inputs = synthetic_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES, masks=without != "masks")
     if "instances" in without:
         for image in inputs[: 1 if "one" in without else 2]:
             image["instances"] = image["instances"][:0]
@@ -214,13 +215,13 @@ def test_trains_without(without, stages, batched_inputs):
         assert any(losses[name].item() > 0 for name in losses if "mask" in name)
 
 
-def test_under_autocast_boxes_and_scores_are_float32(batched_inputs):
+def test_under_autocast_boxes_and_scores_are_float32():
     model = small_model()
     seen = []
     inner = model.roi_heads._run_stage
     model.roi_heads._run_stage = lambda *args: seen.append(inner(*args)) or seen[-1]
     with torch.autocast("cpu", dtype=torch.bfloat16), EventStorage():
-        losses = model(batched_inputs([(64, 64)], num_classes=NUM_CLASSES))
+        losses = model(synthetic_inputs([(64, 64)], num_classes=NUM_CLASSES))
     assert len(seen) == 3
     assert {x.dtype for predictions in seen for x in predictions} == {torch.float32}
     assert {loss.dtype for name, loss in losses.items() if "stage" in name} == {torch.float32}

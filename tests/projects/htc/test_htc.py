@@ -7,6 +7,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
+from helpers.training import synthetic_inputs
 
 from mrcnn_plugin.projects import htc
 from mrcnn_plugin.projects.htc import FusedSemanticHead, HTCMaskHead, LabelledImageList
@@ -35,8 +36,8 @@ WITHOUT_SEMANTIC = ("model.roi_heads.semantic_head=null",)
 
 
 @pytest.fixture
-def labelled_inputs(batched_inputs):
-    inputs = batched_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES)
+def labelled_inputs():
+    inputs = synthetic_inputs([(64, 96), (64, 64)], num_classes=NUM_CLASSES)
     for image in inputs:
         image["sem_seg"] = torch.randint(0, 5, image["image"].shape[1:])
     return inputs
@@ -229,7 +230,7 @@ class TestStages:
 
     def test_one_weight_a_stage(self):
         with pytest.raises(
-            ValueError, match=r"stage_loss_weights must hold 3 numbers, one a stage, got \[1\]"
+            ValueError, match=r"stage_loss_weights must hold 3 numbers, one per stage, got \[1\]"
         ):
             small_model("model.roi_heads.stage_loss_weights=[1]")
 

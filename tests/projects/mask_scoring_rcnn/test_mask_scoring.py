@@ -10,6 +10,7 @@ from detectron2.modeling import build_roi_heads
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers.training import synthetic_inputs, train_step
 
 import mrcnn_plugin.projects as projects
 from mrcnn_plugin.evaluation.coco_evaluation import instances_to_coco_json
@@ -87,10 +88,10 @@ def test_score_is_class_score_times_iou(model):
 
 
 @pytest.mark.parametrize("mask_format", ["bitmask", "rle"])
-def test_results_in_both_forms(model, batched_inputs, mask_format):
+def test_results_in_both_forms(model, mask_format):
     model.eval()
     model.mask_format = mask_format
-    inputs = batched_inputs([(64, 64), (96, 64)], num_classes=4)
+    inputs = synthetic_inputs([(64, 64), (96, 64)], num_classes=4)
     inputs[1]["height"] = 50
     with torch.no_grad():
         outputs = model(inputs)
@@ -105,8 +106,8 @@ def test_results_in_both_forms(model, batched_inputs, mask_format):
             assert result["segmentation"]["size"] == list(instances.image_size)
 
 
-def test_training(model, train_step, batched_inputs):
-    losses = train_step(model, batched_inputs([(64, 64)] * 2, num_classes=4))
+def test_training(model):
+    losses = train_step(model, synthetic_inputs([(64, 64)] * 2, num_classes=4)).losses
     assert {"loss_mask", "loss_mask_iou"} <= set(losses)
     # Untrained, it predicts about 0.
     assert 0 < losses["loss_mask_iou"] <= 1
@@ -114,24 +115,24 @@ def test_training(model, train_step, batched_inputs):
     assert model.roi_heads.mask_iou_head.maskiou_fcn1.weight.grad.any()
 
 
-def test_the_iou_loss_reaches_the_mask_head(model, batched_inputs):
+def test_the_iou_loss_reaches_the_mask_head(model):
     model.train()
     model.zero_grad()
     with EventStorage():
-        model(batched_inputs([(64, 64)] * 2, num_classes=4))["loss_mask_iou"].backward()
+        model(synthetic_inputs([(64, 64)] * 2, num_classes=4))["loss_mask_iou"].backward()
     assert model.roi_heads.mask_head.predictor.weight.grad.any()
 
 
-def test_under_bfloat16_the_losses_are_float32(model, train_step, batched_inputs):
+def test_under_bfloat16_the_losses_are_float32(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = train_step(model, batched_inputs([(64, 64)] * 2, num_classes=4))
+        losses = train_step(model, synthetic_inputs([(64, 64)] * 2, num_classes=4)).losses
     assert losses["loss_mask_iou"].dtype == torch.float32
     assert torch.isfinite(losses["loss_mask_iou"])
 
 
-def test_images_that_lack_masks_train(model, train_step, lacking_masks):
+def test_images_that_lack_masks_train(model, lacking_masks):
     inputs, learns = lacking_masks
-    losses = train_step(model, inputs)
+    losses = train_step(model, inputs).losses
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert (losses["loss_mask_iou"] > 0) == learns
     assert all(p.grad is not None for p in model.roi_heads.mask_iou_head.parameters())

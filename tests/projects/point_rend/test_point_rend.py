@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from helpers.training import synthetic_inputs, train_step
 from pycocotools import mask as coco_mask
 
 from mrcnn_plugin.projects.point_rend import PointMaskHead, point_labels
@@ -61,7 +62,7 @@ class TestLabels:
     def test_errors(self):
         with pytest.raises(ValueError, match=r"must be BitMasks .* got PolygonMasks: .*\"bitmask\""):
             point_labels(PolygonMasks([]), torch.zeros(0, 7, 2))
-        with pytest.raises(ValueError, match="one row a mask, 2, got 3"):
+        with pytest.raises(ValueError, match="one row per mask, 2, got 3"):
             point_labels(BitMasks(torch.zeros(2, 4, 6)), torch.zeros(3, 7, 2))
 
 
@@ -208,25 +209,25 @@ def test_images_without_detections(counts):
     assert [image.pred_masks.shape for image in results] == [(n, 1, 224, 224) for n in counts]
 
 
-def test_images_that_lack_masks_train(model, train_step, lacking_masks):
+def test_images_that_lack_masks_train(model, lacking_masks):
     inputs, learns = lacking_masks
-    losses = train_step(model, with_bitmasks(inputs))
+    losses = train_step(model, with_bitmasks(inputs)).losses
     assert all(torch.isfinite(loss) for loss in losses.values())
     for name in ("loss_mask", "loss_mask_point"):
         assert (losses[name] > 0) == learns
     assert all(p.grad is not None for p in model.roi_heads.mask_head.parameters())
 
 
-def test_under_bfloat16_the_losses_are_float32(model, train_step, batched_inputs):
+def test_under_bfloat16_the_losses_are_float32(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = train_step(model, with_bitmasks(batched_inputs([(64, 64)], num_classes=4)))
+        losses = train_step(model, with_bitmasks(synthetic_inputs([(64, 64)], num_classes=4))).losses
     for name in ("loss_mask", "loss_mask_point"):
         assert losses[name].dtype == torch.float32
         assert torch.isfinite(losses[name])
 
 
-def test_results_in_both_forms(model, batched_inputs):
-    inputs = batched_inputs([(64, 64), (96, 64)], num_classes=4)
+def test_results_in_both_forms(model):
+    inputs = synthetic_inputs([(64, 64), (96, 64)], num_classes=4)
     inputs[1]["height"] = 50
     model.eval()
     results = {}

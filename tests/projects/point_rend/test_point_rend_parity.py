@@ -8,7 +8,7 @@ from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.structures import BitMasks
-from detectron2.utils.events import EventStorage
+from helpers.training import synthetic_inputs, train_step
 
 from mrcnn_plugin import model_zoo
 from mrcnn_plugin.projects.point_rend import PointMaskHead, PointMaskROIHeads
@@ -82,30 +82,20 @@ def models(request):
 
 
 @pytest.fixture
-def inputs(batched_inputs):
-    inputs = batched_inputs([(64, 96), (96, 64)], num_classes=CLASSES)
+def inputs():
+    inputs = synthetic_inputs([(64, 96), (96, 64)], num_classes=CLASSES)
     for image in inputs:
         instances = image["instances"]
         instances.gt_masks = BitMasks.from_polygon_masks(instances.gt_masks, *instances.image_size)
     return inputs
 
 
-def step(model, inputs):
-    model.train()
-    model.zero_grad()
-    torch.manual_seed(7)
-    with EventStorage():
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def test_losses_and_gradients(models, inputs):
     # The random points are drawn in the same order, so they are the same.
-    (expected, expected_gradients), (losses, gradients) = (step(model, inputs) for model in models)
+    expected, expected_gradients, _ = train_step(models[0], inputs)
+    losses, gradients, _ = train_step(models[1], inputs)
     assert set(losses) == set(expected) > {"loss_mask", "loss_mask_point"}
-    for name, loss in losses.items():
-        assert loss.item() == pytest.approx(expected[name].item(), abs=1e-5), name
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=0)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
         difference = (gradient - expected_gradients[name]).norm()
@@ -164,3 +154,18 @@ def test_older_parameter_names_of_the_zoo_load(models):
     assert not result.unexpected_keys
     assert (target.roi_heads.mask_head.point_head.predictor.weight == 0.5).all()
     assert (target.roi_heads.mask_head.coarse_head.fc1.weight == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"ROI_MASK_HEAD.POINT_HEAD_ON": False}, "POINT_HEAD_ON must be True"),
+        (
+            {"POINT_HEAD.NAME": "ImplicitPointHead"},
+            "must be 'StandardPointHead'.*got 'ImplicitPointHead'",
+        ),
+    ],
+)
+def test_keys_of_other_point_heads_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        build({**OURS, **keys})

@@ -10,8 +10,9 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch.nn.functional import layer_norm
 
 from mrcnn_plugin import model_zoo
-from mrcnn_plugin.checkpoint import convert, convert_swin, read_checkpoint
+from mrcnn_plugin.checkpoint import read_checkpoint
 from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer
+from mrcnn_plugin.projects.swin_mask_rcnn.weights import convert_swin, main
 
 SMALL = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": 2}
 
@@ -116,9 +117,14 @@ def test_every_parameter_of_a_detector_finds_its_place(detector):
 
 def test_command_line(detector, tmp_path, capsys):
     torch.save({"state_dict": detector_state(detector), "meta": {}}, tmp_path / "in.pth")
-    arguments = ["--from", "swin", str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors")]
-    assert convert.main(arguments) == 0, capsys.readouterr().err
+    assert main([str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors")]) == 0, capsys.readouterr().err
     assert read_checkpoint(tmp_path / "out.safetensors").keys() == detector.state_dict().keys()
+    torch.save(timm_swin().state_dict(), tmp_path / "timm.pth")
+    assert main([str(tmp_path / "timm.pth"), str(tmp_path / "none.pth")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("convert: no layers.0.downsample")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "none.pth").exists()
 
 
 def test_names_of_others_are_refused():

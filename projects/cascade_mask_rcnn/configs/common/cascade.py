@@ -1,4 +1,4 @@
-"""From one box stage to three; changes a config of Mask R-CNN in place."""
+"""From one box stage to three."""
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
@@ -15,13 +15,14 @@ _size = "${....box_pooler.output_size}"
 _mask_size = "${....mask_pooler.output_size}"
 
 
-def use_cascade(roi_heads):
-    """Stages of the same size as the one box head that `roi_heads` has, class-agnostic in their boxes."""
-    fc_dims = list(roi_heads.pop("box_head").fc_dims)
-    score_thresh = roi_heads.pop("box_predictor").test_score_thresh
-    roi_heads.pop("proposal_matcher")
-    roi_heads._target_ = CascadeMaskRCNNROIHeads
-    roi_heads.update(
+def use_cascade(model):
+    """Stages of the same size as the one box head that `model` has, class-agnostic in their boxes."""
+    heads = model.roi_heads
+    fc_dims = list(heads.pop("box_head").fc_dims)
+    score_thresh = heads.pop("box_predictor").test_score_thresh
+    heads.pop("proposal_matcher")
+    heads._target_ = CascadeMaskRCNNROIHeads
+    heads.update(
         box_heads=[
             L(FastRCNNConvFCHead)(
                 input_shape=L(ShapeSpec)(channels=_channels, height=_size, width=_size),
@@ -46,10 +47,11 @@ def use_cascade(roi_heads):
     )
 
 
-def use_mask_head_of_every_stage(roi_heads):
+def use_mask_head_of_every_stage(model):
     """A mask head on the RoIs of each stage, averaged in inference."""
-    roi_heads.mask_stages = list(range(len(_STAGES)))
-    head = roi_heads.mask_head
+    heads = model.roi_heads
+    heads.mask_stages = list(range(len(_STAGES)))
+    head = heads.mask_head
     head.num_classes = "${...num_classes}"
     head.input_shape.update(channels=_channels, height=_mask_size, width=_mask_size)
-    roi_heads.mask_head = [head] * len(_STAGES)
+    heads.mask_head = [head] * len(_STAGES)

@@ -1,6 +1,5 @@
-import mrcnn_plugin
+from mrcnn_plugin.configs.common.schedule import use_schedule_1x
 
-from .....configs.common.schedule import lr_multiplier_1x as lr_multiplier
 from .htc_R_50_FPN_20e import dataloader, model, optimizer, train
 
-train.max_iter = 90000
+lr_multiplier = use_schedule_1x(train)

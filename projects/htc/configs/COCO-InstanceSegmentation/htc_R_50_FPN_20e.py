@@ -1,7 +1,5 @@
 """The paper's recipe, on COCO with COCO-stuff's labels in coco/stuffthingmaps."""
 
-import mrcnn_plugin
-
 from ..common.htc import use_semantic_branch
 from .htc_R_50_FPN_20e_without_semantic import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,20 +1,20 @@
 """For data without semantic labels: the paper's schedule, all but the semantic branch."""
 
-import mrcnn_plugin
+from mrcnn_plugin import model_zoo
+from mrcnn_plugin.configs.common.schedule import use_multi_step
 
-from .....configs.common.data.coco import dataloader
-from .....configs.common.models.mask_rcnn_fpn import model
-from .....configs.common.optim import SGD as optimizer
-from .....configs.common.schedule import multi_step
-from .....configs.common.train import train
 from ..common.htc import use_htc
+
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+optimizer = model_zoo.get_config("common/optim.py").SGD
+train = model_zoo.get_config("common/train.py").train
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 
 # 20 epochs of COCO's 117266 annotated images, 16 an iteration, are 146583 iterations; the rate falls after
 # 16 epochs, 117266 iterations, and 19, 139253.
-train.max_iter = 146583
-lr_multiplier = multi_step(train.max_iter, steps=(117266, 139253))
+lr_multiplier = use_multi_step(train, max_iter=146583, steps=(117266, 139253))
 
 # One scale.
 dataloader.train.mapper.augmentations[0].short_edge_length = 800

@@ -1,9 +1,12 @@
 """PANet on the built-in shapes; backbone, budget and widths of configs/Shapes/mask_rcnn_R_18_FPN.py."""
 
-import mrcnn_plugin
+from mrcnn_plugin import model_zoo
 
-from .....configs.Shapes.mask_rcnn_R_18_FPN import dataloader, lr_multiplier, model, optimizer, train
 from ..common.panet import use_adaptive_pooling, use_fully_connected_fusion, use_path_augmentation
+
+_plain = model_zoo.get_config("Shapes/mask_rcnn_R_18_FPN.py")
+dataloader, lr_multiplier, model = _plain.dataloader, _plain.lr_multiplier, _plain.model
+optimizer, train = _plain.optimizer, _plain.train
 
 use_path_augmentation(model)
 use_adaptive_pooling(model)

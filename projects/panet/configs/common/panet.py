@@ -1,6 +1,5 @@
 """PANet's three parts, each a change of a Mask R-CNN + FPN model in place."""
 
-import mrcnn_plugin
 from mrcnn_plugin.projects.panet import (
     AdaptiveBoxHead,
     AdaptiveFeaturePooler,

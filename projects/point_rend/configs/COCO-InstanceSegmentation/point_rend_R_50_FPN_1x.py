@@ -1,14 +1,16 @@
 """The paper's head in Detectron2's 1x schedule: 90000 iterations of 16 images, 12.3 epochs of COCO."""
 
-import mrcnn_plugin
+from mrcnn_plugin import model_zoo
+from mrcnn_plugin.configs.common.schedule import use_schedule_1x
 
-from .....configs.common.data.coco import dataloader
-from .....configs.common.models.mask_rcnn_fpn import model
-from .....configs.common.optim import SGD as optimizer
-from .....configs.common.schedule import lr_multiplier_1x as lr_multiplier
-from .....configs.common.train import train
-from ..common import use_point_rend
+from ..common.point_rend import use_point_rend
+
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+optimizer = model_zoo.get_config("common/optim.py").SGD
+train = model_zoo.get_config("common/train.py").train
 
 use_point_rend(model, dataloader)
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+lr_multiplier = use_schedule_1x(train)

@@ -1,6 +1,5 @@
-import mrcnn_plugin
+from mrcnn_plugin.configs.common.models.backbones import use_resnext_101_32x8d
 
-from .....configs.common.models.backbones import use_resnext_101_32x8d
 from .point_rend_R_50_FPN_3x import dataloader, lr_multiplier, model, optimizer, train
 
-use_resnext_101_32x8d(model.backbone.bottom_up, model, train)
+use_resnext_101_32x8d(model, train)

@@ -1,12 +1,13 @@
-import mrcnn_plugin
+from mrcnn_plugin import model_zoo
 
-from .....configs.common.data.coco import dataloader
-from .....configs.common.models.mask_rcnn_fpn import model
-from .....configs.common.optim import AdamW as optimizer
-from .....configs.common.train import train
-from ..common.swin import SIZES, use_swin, use_swin_recipe
+from ..common.swin import SIZES as _SIZES, use_swin, use_swin_recipe
 
-use_swin(model, **SIZES["T"])
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+optimizer = model_zoo.get_config("common/optim.py").AdamW
+train = model_zoo.get_config("common/train.py").train
+
+use_swin(model, **_SIZES["T"])
 lr_multiplier = use_swin_recipe(model, dataloader, optimizer, train)
 # The official ImageNet weights, converted: see the README.
 train.init_checkpoint = "swin_tiny_patch4_window7_224.safetensors"

@@ -2,11 +2,10 @@
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
-from detectron2.data import transforms as T
+from mrcnn_plugin import model_zoo
+from mrcnn_plugin.configs.common.data.augmentations import detr
+from mrcnn_plugin.configs.common.schedule import use_multi_step
 from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer
-
-from .....configs.common.data.augmentations import flip, resize
-from .....configs.common.schedule import multi_step
 
 # Of the paper's section 3.3; drop path as in the official detection configs.
 SIZES = dict(
@@ -30,16 +29,11 @@ def use_swin_recipe(model, dataloader, optimizer, train):
         The learning rate's multiplier.
     """
     # ImageNet's weights expect RGB of unit deviation.
-    model.update(pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], input_format="RGB")
+    imagenet = model_zoo.get_config("common/data/constants.py").imagenet
+    model.update(pixel_mean=imagenet.rgb_mean, pixel_std=imagenet.rgb_std, input_format="RGB")
     mapper = dataloader.train.mapper
     mapper.image_format = "RGB"
-    # In half of the cases a part of the image, as in DETR; boxes follow the cut masks.
-    cut = [resize([400, 500, 600]), L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600])]
-    mapper.augmentations = [
-        flip,
-        L(T.RandomApply)(tfm_or_aug=L(T.AugmentationList)(augs=cut), prob=0.5),
-        resize(list(range(480, 801, 32))),
-    ]
+    mapper.augmentations = detr()
     mapper.recompute_boxes = True
 
     # No decay of norms and of the biases of relative positions.
@@ -47,5 +41,4 @@ def use_swin_recipe(model, dataloader, optimizer, train):
     optimizer.params.overrides = dict(relative_position_bias_table=dict(weight_decay=0.0))
     train.amp.enabled = True
     # 36 epochs of 7330 iterations of 16 images; the rate falls after 27 and 33.
-    train.max_iter = 36 * 7330
-    return multi_step(train.max_iter, steps=(27 * 7330, 33 * 7330), warmup_iter=500)
+    return use_multi_step(train, max_iter=36 * 7330, steps=(27 * 7330, 33 * 7330), warmup_iter=500)

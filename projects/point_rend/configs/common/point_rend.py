@@ -1,4 +1,4 @@
-"""What turns a Mask R-CNN config into PointRend."""
+"""From Mask R-CNN to PointRend."""
 
 import mrcnn_plugin
 from detectron2.config import LazyCall as L

@@ -1,25 +1,19 @@
 """MMDetection's names, class rows for fine-tuning, and the command line."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import get_cfg, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import build_resnet_backbone
 
-from mrcnn_plugin.checkpoint import (
-    coco_to_cityscapes,
-    convert,
-    convert_mmdetection,
-    mmdetection_settings,
-    read_checkpoint,
-    select_class_rows,
-)
+from mrcnn_plugin import model_zoo
+from mrcnn_plugin.checkpoint import read_checkpoint
+from mrcnn_plugin.checkpoint.convert import coco_to_cityscapes, convert_mmdetection, select_class_rows
 from mrcnn_plugin.checkpoint.convert.class_transfer import CITYSCAPES_FROM_COCO
-
-MODELS = Path(__file__).parents[2] / "configs" / "common" / "models"
+from mrcnn_plugin.checkpoint.convert.command_line import main, tensors_of
+from mrcnn_plugin.configs.common.models.mmdetection import use_mmdetection
 
 
 def mmdetection_state(depth: int, groups: int = 1, width: int = 64, classes: int = 80) -> dict:
@@ -72,9 +66,13 @@ def mmdetection_state(depth: int, groups: int = 1, width: int = 64, classes: int
     return {name: torch.full(shape, float(i)) for i, (name, shape) in enumerate(shapes.items())}
 
 
-def config(depth=50):
-    model = LazyConfig.load(str(MODELS / "mask_rcnn_fpn.py")).model
+def model_config(depth=50, **options):
+    model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+    dataloader = model_zoo.get_config("common/data/coco.py").dataloader
     model.backbone.bottom_up.stages.depth = depth
+    use_mmdetection(model, dataloader, **options)
+    for split in ("train", "test"):
+        assert dataloader[split].mapper.image_format == model.input_format
     return model
 
 
@@ -93,7 +91,7 @@ def test_a_resnext_of_mmdetection_is_one_of_detectron2(groups, width):
 @pytest.mark.parametrize("depth", [50, 101])
 def test_every_mmdetection_parameter_finds_its_place(depth):
     source = mmdetection_state(depth)
-    model = instantiate(mmdetection_settings(config(depth)))
+    model = instantiate(model_config(depth))
     model.load_state_dict(convert_mmdetection(source), strict=True)
     # Every value came once; the mean of a constant tensor is that constant.
     got = sorted(round(float(value.double().mean())) for value in model.state_dict().values())
@@ -104,14 +102,14 @@ def test_every_mmdetection_parameter_finds_its_place(depth):
 
 
 def test_mmdetection_settings_follow_the_style():
-    pytorch, caffe = mmdetection_settings(config()), mmdetection_settings(config(), style="caffe")
+    pytorch, caffe = model_config(), model_config(style="caffe")
     assert (pytorch.input_format, caffe.input_format) == ("RGB", "BGR")
     assert pytorch.pixel_mean == caffe.pixel_mean[::-1]
     assert caffe.pixel_std == [1.0, 1.0, 1.0]
     assert not pytorch.backbone.bottom_up.stages.stride_in_1x1
     assert caffe.backbone.bottom_up.stages.stride_in_1x1
     with pytest.raises(ValueError, match="style must be 'pytorch' or 'caffe'"):
-        mmdetection_settings(config(), style="tensorflow")
+        model_config(style="tensorflow")
 
 
 def test_mmdetection_files_that_cannot_be_converted_say_why():
@@ -200,9 +198,9 @@ def test_command_line_converts(tmp_path, capsys, suffix):
     source, out = tmp_path / "mm.pth", tmp_path / f"d2{suffix}"
     state = mmdetection_state(50)
     torch.save({"state_dict": state, "meta": {"epoch": 12}}, source)
-    assert convert.main(["--from", "mmdetection", "--to", "cityscapes", str(source), str(out)]) == 0
+    assert main(["--from", "mmdetection", "--to", "cityscapes", str(source), str(out)]) == 0
     assert re.search(r"d2\.\w+: \d+ tensors, 4\d,\d+,\d+ numbers", capsys.readouterr().out)
-    written = convert.tensors_of(read_checkpoint(out), "out")
+    written = tensors_of(read_checkpoint(out), "out")
     assert written["roi_heads.box_predictor.cls_score.weight"].shape == (9, 1024)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, out.name])
 
@@ -215,12 +213,12 @@ def test_command_line_errors_are_one_line(tmp_path, capsys):
         (["--from", "torchvision", str(tmp_path / "none.pth"), "out.pth"], "none.pth"),
         (["--from", "mmdetection", str(source), "out.pth"], "do not have: backbone.body.conv1.weight"),
     ):
-        assert convert.main(arguments) == 1
+        assert main(arguments) == 1
         error = capsys.readouterr().err
         assert error.startswith("convert: ")
         assert message in error
         assert error.count("\n") == 1
     good = tmp_path / "good.pth"
     torch.save(predictors(80), good)
-    assert convert.main([str(good), str(tmp_path / "out.bin")]) == 1
+    assert main([str(good), str(tmp_path / "out.bin")]) == 1
     assert "must end in .safetensors or .pth" in capsys.readouterr().err

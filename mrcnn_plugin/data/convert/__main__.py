@@ -1,0 +1,7 @@
+"""python -m mrcnn_plugin.data.convert"""
+
+import sys
+
+from .command_line import main
+
+sys.exit(main())
