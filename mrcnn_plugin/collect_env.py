@@ -1,15 +1,18 @@
 """What a bug report needs: versions, which native libraries loaded, which shims acted and why.
 
 python -m mrcnn_plugin.collect_env
+python -m mrcnn_plugin.collect_env --check    runs every op on every device, too; 1 if any disagrees
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +20,7 @@ from tabulate import tabulate
 
 import mrcnn_plugin
 
-from .ops import library
+from .ops import library, self_check
 
 _DISTRIBUTIONS = (
     "torchvision",
@@ -112,5 +115,36 @@ def collect_env() -> str:
     )
 
 
-if __name__ == "__main__":
+def check() -> list[tuple[str, str, str]]:
+    """(device, op, "agrees" or what differs) of every op on every device that has native kernels.
+
+    The CPU is compared with the ops' PyTorch twins, a CUDA device with the CPU.
+    """
+    devices = ["cpu"] if library.STATUS["cpu"] is None else []
+    if library.STATUS["cuda"] is None:
+        devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [
+        (device, name, f"differs: {what}" if what else "agrees")
+        for device in devices
+        for name, what in self_check.differences(device, thorough=True)
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the report; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn_plugin.collect_env", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--check", action="store_true", help="run every op on every device against the CPU")
+    options = parser.parse_args(arguments)
     print(collect_env())
+    if not options.check:
+        return 0
+    results = check()
+    print("\nNative ops against the CPU, the CPU against PyTorch")
+    print(tabulate(results, tablefmt="plain") if results else "none: no native library is loaded")
+    return int(any(result != "agrees" for _, _, result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

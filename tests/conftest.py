@@ -18,7 +18,7 @@ import pytest
 hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(os.getenv("CI")))
 hypothesis.settings.load_profile("project")
 
-pytest_plugins = ["helpers.run_fixtures"]
+pytest_plugins = ["helpers.run_fixtures", "helpers.cuda_backends"]
 
 
 @pytest.fixture

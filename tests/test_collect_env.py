@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mrcnn_plugin import collect_env
-from mrcnn_plugin.ops import library
+from mrcnn_plugin.ops import library, self_check
 
 
 def test_report_names_versions_libraries_and_shims():
@@ -33,3 +33,18 @@ def test_the_instruction_set_in_use_is_named(monkeypatch):
 
 def test_a_missing_distribution_is_said_to_be_missing():
     assert collect_env._version("no-such-distribution") == "not installed"
+
+
+def test_check_prints_a_table_and_sets_the_exit_status(monkeypatch, capsys):
+    monkeypatch.setattr(collect_env, "collect_env", lambda: "")
+    monkeypatch.setattr(library, "STATUS", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    found = {"cpu": "", "cuda:0": "result 0 is 1, expected 2"}
+    monkeypatch.setattr(self_check, "differences", lambda device, thorough: [("an_op", found[device])])
+    assert collect_env.main(["--check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "cpu     an_op  agrees" in lines
+    assert "cuda:0  an_op  differs: result 0 is 1, expected 2" in lines
+    found["cuda:0"] = ""
+    assert collect_env.main(["--check"]) == 0
+    assert collect_env.main([]) == 0

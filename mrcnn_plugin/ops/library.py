@@ -4,17 +4,23 @@
 where torch itself was built with CUDA. Where a library is missing, RoIAlign of averages runs on torchvision's
 op, and the other ops on their PyTorch reference (`mrcnn_plugin.ops.reference`), which is slow: that is said
 once per device type, with what is missing.
+
+The first CUDA call of a process compares the CUDA kernels with the CPU's on tiny inputs (`self_check`) and
+raises where they disagree. MRCNN_PLUGIN_CUDA=0 in the environment does without the CUDA kernels.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from pathlib import Path
 
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+#: The environment variable that, set to 0, switches the CUDA kernels off.
+CUDA_SWITCH = "MRCNN_PLUGIN_CUDA"
 #: device type -> its library.
 FILES = {"cpu": _PACKAGE / "_C.so", "cuda": _PACKAGE / "_C_cuda.so"}
 
@@ -24,6 +30,8 @@ def _load(device_type: str) -> str | None:
     path = FILES[device_type]
     if device_type == "cuda" and torch.version.cuda is None:
         return "this torch was built without CUDA"
+    if device_type == "cuda" and os.environ.get(CUDA_SWITCH) == "0":
+        return f"{CUDA_SWITCH}=0 is set"
     if not path.exists():
         return f"{path.name} was not built (a compiler was missing when mrcnn_plugin was installed)"
     try:
@@ -43,10 +51,41 @@ def _warn_once(device_type: str) -> None:
     reason = STATUS.get(device_type) or STATUS["cpu"] or f"no kernels exist for device type {device_type!r}"
     warnings.warn(
         f"mrcnn_plugin: native ops for {device_type} are not available: {reason}. torchvision's RoIAlign and "
-        "PyTorch reference ops are used instead: same results, slower. To fix it, install a C++ compiler "
-        "(and nvcc for CUDA) and reinstall with `pip install --no-build-isolation -e .`",
+        "PyTorch reference ops are used instead: same results, slower."
+        + (
+            ""
+            if reason.startswith(CUDA_SWITCH)
+            else " To fix it, install a C++ compiler (and nvcc for CUDA) and reinstall with "
+            "`pip install --no-build-isolation -e .`"
+        ),
         stacklevel=4,
     )
+
+
+#: Holds the name of the CUDA device once its kernels have been found to agree with the CPU's.
+_checked: list[str] = []
+
+
+def _check_first_cuda_call() -> None:
+    """Raises where the CUDA kernels disagree with the CPU's; not while PyTorch compiles or captures a graph.
+
+    Raises:
+        RuntimeError: names the device, what differs, and how to go on without these kernels.
+    """
+    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return
+    from . import self_check
+
+    device = f"cuda:{torch.cuda.current_device()}"
+    name = torch.cuda.get_device_name(device)
+    wrong = [f"{check} ({what})" for check, what in self_check.differences(device) if what]
+    if wrong:
+        raise RuntimeError(
+            f"mrcnn_plugin: CUDA kernels on {device} ({name}) do not agree with the CPU's: "
+            f"{'; '.join(wrong)}. Set {CUDA_SWITCH}=0 to use torchvision's RoIAlign and the PyTorch reference ops instead, and "
+            "report this with the output of `python -m mrcnn_plugin.collect_env --check`"
+        )
+    _checked.append(name)
 
 
 def simd_level() -> str:
@@ -67,6 +106,8 @@ def native(device_type: str) -> bool:
     type where they are not.
     """
     if STATUS["cpu"] is None and (device_type == "meta" or STATUS.get(device_type, "") is None):
+        if device_type == "cuda" and not _checked:
+            _check_first_cuda_call()
         return True
     if not torch.compiler.is_compiling():
         _warn_once(device_type)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from mrcnn_plugin.ops import roi_align
+
+# Unit roundoff of the halves: values are rounded once, after sums in float32.
+ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
 @dataclass
@@ -154,3 +160,36 @@ def _pool_max(image, samples, grad, grad_image) -> np.ndarray:
         for i, j, weight in samples[best[c]]:
             grad_image[c, i, j] += weight * grad[c]
     return values.max(axis=0)
+
+
+def error_against_oracle(
+    setting: Setting, dtype: torch.dtype, seed: int, backend=None, deterministic=(False,)
+) -> float:
+    """Largest error of output and gradient in units of what is allowed; with each kind of backward.
+
+    backend: a helpers.cuda_backends.Backend, or None for the CPU kernels.
+    """
+    features = setting.features(dtype, seed)
+    exact = features.double().numpy()
+    shape = (len(setting.boxes), features.shape[1], *setting.output_size)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul(16).round().div(16)
+    if setting.mode == "max":
+        grad[torch.from_numpy(max_is_tied(setting, exact))] = 0
+    expected = roi_align_oracle(setting, exact, grad.double().numpy())
+    device = backend.device if backend else "cpu"
+    leaf = features.to(device).requires_grad_()
+    boxes = torch.from_numpy(setting.boxes).to(device)
+    worst = 0.0
+    with backend.ops("random", seed) if backend else contextlib.nullcontext():
+        output = roi_align(leaf, boxes, *setting.arguments(), mode=setting.mode)
+        results = [(output.detach(), expected[0])]
+        for kind in deterministic:
+            torch.use_deterministic_algorithms(kind)
+            (result,) = torch.autograd.grad(output, leaf, grad.to(device, dtype), retain_graph=True)
+            torch.use_deterministic_algorithms(False)
+            results.append((result, expected[1]))
+    for got, want in results:
+        allowed = 1e-5 * np.maximum(1, np.abs(want)) + ROUNDING[dtype] * np.abs(want)
+        error = np.abs(got.cpu().double().numpy() - want) / allowed
+        worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max(initial=0)))
+    return worst

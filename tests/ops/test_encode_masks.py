@@ -154,23 +154,3 @@ def test_opcheck_and_threads():
             assert encode_masks(masks, boxes, SHAPE) == expected
     finally:
         torch.set_num_threads(threads)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-def test_cuda_equals_pycocotools(threshold):
-    assert native("cuda")
-    masks, boxes = blobs(60), random_boxes(60, *SHAPE)
-    boxes[0] = torch.tensor([10.0, -5.0, 150.0, 130.0])
-    for shape in (SHAPE, (1, 50), (50, 1), (33, 64)):
-        assert_equals_pycocotools(masks.cuda(), boxes.cuda(), shape, threshold)
-    noise = torch.rand(6, 28, 28)
-    assert_equals_pycocotools(noise.cuda(), random_boxes(6, 900, 700).cuda(), (900, 700), threshold)
-
-
-@pytest.mark.cuda
-@settings(max_examples=50, deadline=None)
-@given(paste_inputs())
-def test_cuda_equals_pycocotools_on_odd_inputs(inputs):
-    masks, boxes, shape, threshold = inputs
-    assert_equals_pycocotools(masks.cuda(), boxes.cuda(), shape, threshold)

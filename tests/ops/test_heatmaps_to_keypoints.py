@@ -3,46 +3,13 @@ import math
 import pytest
 import torch
 from detectron2.structures.keypoints import heatmaps_to_keypoints as detectron2_keypoints
+from helpers.keypoint_cases import KINDS, heatmaps, noise, person_rois
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mrcnn_plugin.ops import heatmaps_to_keypoints, reference
 from mrcnn_plugin.ops.library import native
-
-
-def person_rois(n: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    height = torch.rand(n, generator=generator) * 150 + 40
-    width = height * (0.3 + 0.5 * torch.rand(n, generator=generator))
-    corner = torch.rand(n, 2, generator=generator) * 400
-    return torch.stack([corner[:, 0], corner[:, 1], corner[:, 0] + width, corner[:, 1] + height], dim=1)
-
-
-def noise(n: int, k: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, k, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def heatmaps(kind: str, n: int = 6, k: int = 3, size: int = 56) -> torch.Tensor:
-    """Maps of every shape of surface: rough, smooth, one sharp peak, plateaus, peaks on the border, one far
-    from zero."""
-    if kind == "smooth":
-        return F.interpolate(noise(n, k, 6, 6), size=(size, size), mode="bicubic")
-    if kind == "peaked":
-        centre = torch.rand(n, k, 2, generator=torch.Generator().manual_seed(1)) * size
-        axis = torch.arange(size)
-        y, x = axis - centre[..., :1], axis - centre[..., 1:]
-        return 8 * torch.exp(-(y[..., None] ** 2 + x[..., None, :] ** 2) / 12) + 0.3 * noise(n, k, size, size)
-    if kind == "plateaus":
-        return noise(n, k, size, size).mul(2).round()
-    if kind == "border":
-        maps = noise(n, k, size, size)
-        maps[..., -1] += 4
-        return maps
-    return noise(n, k, size, size) + (1000 if kind == "offset" else 0)
-
-
-KINDS = ["rough", "smooth", "peaked", "plateaus", "border", "offset"]
 
 
 def resampled(heatmap: torch.Tensor, roi: torch.Tensor) -> torch.Tensor:
@@ -239,25 +206,3 @@ def test_compile_fullgraph():
     maps, rois = heatmaps("peaked", n=2), person_rois(2)
     compiled = torch.compile(predict, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(maps, rois), predict(maps, rois))
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("kind", KINDS)
-def test_cuda_equals_cpu(kind):
-    maps, rois = heatmaps(kind), person_rois(6)
-    rois[0] = torch.tensor([3.0, 4.0, 2.0, 1.0])
-    rois[1] = math.nan
-    maps[2, 0, 5, 5] = math.nan
-    result = heatmaps_to_keypoints(maps.cuda(), rois.cuda()).cpu()
-    torch.testing.assert_close(
-        result, heatmaps_to_keypoints(maps, rois), atol=1e-4, rtol=1e-5, equal_nan=True
-    )
-
-
-@pytest.mark.cuda
-def test_cuda_sizes():
-    for shape in [(1, 1), (3, 70), (130, 5)]:
-        maps, rois = noise(7, 2, *shape), person_rois(7)
-        result = heatmaps_to_keypoints(maps.cuda(), rois.cuda()).cpu()
-        torch.testing.assert_close(result, heatmaps_to_keypoints(maps, rois), atol=1e-4, rtol=1e-5)
-    assert heatmaps_to_keypoints(noise(0, 2, 5, 5).cuda(), person_rois(0).cuda()).shape == (0, 2, 4)

@@ -17,6 +17,7 @@ def fresh_warnings():
 
 def test_native_follows_what_was_loaded(monkeypatch):
     monkeypatch.setattr(library, "STATUS", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(library, "_checked", ["a device"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert all(library.native(device) for device in ("cpu", "cuda", "meta"))

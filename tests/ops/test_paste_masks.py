@@ -220,25 +220,3 @@ def test_any_number_of_threads():
             assert torch.equal(paste_masks(masks, boxes, SHAPE), expected)
     finally:
         torch.set_num_threads(threads)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("threshold", [0.5, 0.0, 1.0, -1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_cuda_equals_cpu(dtype, threshold):
-    assert native("cuda")
-    masks, boxes = blobs(40).to(dtype), random_boxes(40, *SHAPE)
-    boxes[3], boxes[4, 1], boxes[5, 2] = 7.0, math.nan, math.inf
-    for shape in (SHAPE, (1, 7), (33, 1), (97, 131)):
-        got = paste_masks(masks.cuda(), boxes.cuda(), shape, threshold)
-        assert torch.equal(got.cpu(), paste_masks(masks, boxes, shape, threshold))
-
-
-@pytest.mark.cuda
-@settings(max_examples=50, deadline=None)
-@given(paste_inputs())
-def test_cuda_equals_cpu_on_odd_inputs(inputs):
-    masks, boxes, shape, threshold = inputs
-    for t in (threshold, -1.0):
-        got = paste_masks(masks.cuda(), boxes.cuda(), shape, t)
-        assert torch.equal(got.cpu(), paste_masks(masks, boxes, shape, t))

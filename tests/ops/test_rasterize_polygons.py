@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes
-from detectron2.structures.masks import rasterize_polygons_within_box
+from helpers.polygon_cases import detectron2_masks, instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,43 +13,6 @@ from mrcnn_plugin.ops.library import native
 
 SQUARE = [2.0, 2.0, 6.0, 2.0, 6.0, 6.0, 2.0, 6.0]
 BOX = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-
-
-def star(rng: np.random.Generator, points: int) -> np.ndarray:
-    angle = np.sort(rng.uniform(0, 2 * np.pi, points))
-    return 100 + 60 * np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(0.3, 1, (points, 1))
-
-
-def polygon(rng: np.random.Generator, kind: int) -> np.ndarray:
-    """One polygon around a 200-pixel image: self-intersecting, star-shaped, on whole pixels, with repeated
-    points, without area, mostly outside, smaller than a pixel."""
-    points = int(rng.integers(3, 30))
-    makers = [
-        lambda: rng.uniform(-50, 250, (points, 2)),
-        lambda: star(rng, points),
-        lambda: rng.integers(-20, 220, (points, 2)),
-        lambda: np.repeat(rng.uniform(0, 200, (points // 3 + 1, 2)), 3, axis=0),
-        lambda: np.stack([rng.uniform(0, 200, points), np.full(points, rng.uniform(0, 200))], 1),
-        lambda: rng.uniform(-600, 700, (points, 2)),
-        lambda: 100 + rng.uniform(-0.5, 0.5, (points, 2)),
-    ]
-    return np.asarray(makers[kind % len(makers)](), dtype=np.float64).ravel()
-
-
-def instances(n: int, seed: int = 0) -> tuple[list[list[np.ndarray]], torch.Tensor]:
-    """n instances of 0 to 3 polygons and a box each; some boxes degenerate, some on whole pixels."""
-    rng = np.random.default_rng(seed)
-    polygons = [[polygon(rng, i) for _ in range(rng.integers(1, 4))] for i in range(n)]
-    polygons[::97] = [[] for _ in polygons[::97]]
-    corner, side = rng.uniform(0, 150, (n, 2)), rng.uniform(0.5, 150, (n, 2))
-    corner[::5], side[::5] = corner[::5].round(), side[::5].round()
-    side[1::40, 0] = rng.uniform(-1, 0.2, len(side[1::40]))
-    return polygons, torch.tensor(np.concatenate([corner, corner + side], axis=1), dtype=torch.float32)
-
-
-def detectron2_masks(polygons, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
-    masks = [rasterize_polygons_within_box(p, b.numpy(), mask_size) for p, b in zip(polygons, boxes)]
-    return torch.stack(masks).bool()
 
 
 def test_equal_to_detectron2_on_ten_thousand_instances():
@@ -191,25 +154,3 @@ class TestNative:
         offsets = [torch.tensor(o, dtype=torch.int64) for o in (polygon_offsets, instance_offsets)]
         with pytest.raises(RuntimeError, match=message):
             self.op(torch.tensor(SQUARE, dtype=torch.float64), *offsets, BOX, 8)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("mask_size", [1, 7, 28, 65])
-def test_cuda_equals_cpu(mask_size, dtype):
-    polygons, boxes = instances(500, seed=mask_size)
-    boxes[3] = math.nan
-    boxes = boxes.to(dtype)
-    masks = rasterize_polygons(polygons, boxes.cuda(), mask_size)
-    assert masks.is_cuda
-    assert torch.equal(masks.cpu(), rasterize_polygons(polygons, boxes, mask_size))
-
-
-@pytest.mark.cuda
-def test_cuda_reads_nothing_out_of_bounds():
-    polygons, boxes = instances(5)
-    coords, polygon_offsets, instance_offsets = pack_polygons(polygons).to("cuda")
-    op = torch.ops.mrcnn_plugin.rasterize_polygons
-    masks = op(coords, polygon_offsets * 1000 - 500, instance_offsets * 1000 - 500, boxes.cuda(), 28)
-    assert masks.shape == (5, 28, 28)
-    torch.cuda.synchronize()

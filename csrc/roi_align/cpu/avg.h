@@ -70,6 +70,13 @@ int64_t widest(const std::vector<MapView<T>>& maps) {
   return width;
 }
 
+template <typename T>
+int64_t tallest(const std::vector<MapView<T>>& maps) {
+  int64_t height = 0;
+  for (const MapView<T>& map : maps) height = std::max(height, map.height);
+  return height;
+}
+
 // output: [K, C, pooled_height, pooled_width], dense in the layout of the call.
 template <typename T, typename Box>
 void average_forward(const CpuRoIAlignCall<T, Box>& call, const std::vector<MapView<T>>& maps, T* output) {
@@ -82,7 +89,7 @@ void average_forward(const CpuRoIAlignCall<T, Box>& call, const std::vector<MapV
   const int64_t blocks = ceil_div(call.channels, block);
   const int64_t scratch_size =
       call.channels_last
-          ? nhwc_scratch(call.arguments.pooled_height, call.arguments.pooled_width, widest(maps), block)
+          ? nhwc_scratch(widest(maps), std::max(widest(maps), tallest(maps)), block)
           : nchw_scratch(call.arguments.pooled_height, call.arguments.pooled_width, widest(maps));
   for (int64_t begin = 0; begin < total; begin += kChunk) {
     const Plans<T> plans(call, maps, begin, std::min(begin + kChunk, total));
@@ -198,8 +205,8 @@ void tile_backward_nhwc(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& pla
   using A = Accumulator<T>;
   const int64_t bins = call.arguments.pooled_height * call.arguments.pooled_width;
   const int64_t row_size = map.width * tile.channels;
-  memory.resize(row_size * tile.rows + nhwc_scratch(call.arguments.pooled_height, call.arguments.pooled_width,
-                                                    call.arguments.pooled_width, tile.channels));
+  const int64_t terms = std::max(call.arguments.pooled_height, call.arguments.pooled_width);
+  memory.resize(row_size * tile.rows + nhwc_scratch(call.arguments.pooled_width, terms, tile.channels));
   A* pixels = memory.data();
   A* scratch = pixels + row_size * tile.rows;
   std::fill(pixels, scratch, A(0));

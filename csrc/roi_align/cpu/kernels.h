@@ -69,8 +69,10 @@ inline int64_t nchw_scratch(int64_t pooled_height, int64_t pooled_width, int64_t
   return pooled_height * (width + 2 * kPadding) + pooled_height * pooled_width + width + 4 * kPadding;
 }
 
-inline int64_t nhwc_scratch(int64_t pooled_height, int64_t pooled_width, int64_t extent, int64_t channels) {
-  return (extent + pooled_width) * channels + 2 * (extent + pooled_height + pooled_width) + 64;
+// runs: of channels that are kept; terms: the most that one sum has.
+inline int64_t nhwc_scratch(int64_t runs, int64_t terms, int64_t channels) {
+  constexpr int64_t kNumbersPerOffset = 2;
+  return runs * channels + kNumbersPerOffset * terms + 64;
 }
 
 }  // namespace mrcnn_plugin

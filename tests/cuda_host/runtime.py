@@ -1,0 +1,78 @@
+"""Ops of csrc on the host execution of CUDA: in place of the CPU kernels, inside `with host.ops():`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import build
+
+ORDERS = ("ascending", "descending", "random")
+
+
+class _Redirect(TorchDispatchMode):
+    """Sends the ops of mrcnn_plugin to the library of a host."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self.host = host
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "mrcnn_plugin":
+            return self.host.call(func._schema.name.split("::")[1], *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class Host:
+    """A library that `build.build` made, loaded."""
+
+    def __init__(self, path: Path, namespace: str) -> None:
+        torch.ops.load_library(str(path))
+        self.path = path
+        self._ops = getattr(torch.ops, namespace)
+        self._library = ctypes.CDLL(str(path))
+        self._library.cuda_host_kernels.restype = ctypes.c_char_p
+        self.configure()
+
+    def configure(
+        self,
+        order: str = "ascending",
+        seed: int = 0,
+        *,
+        races: bool = True,
+        cost: bool = False,
+        stride: int = 1,
+    ) -> None:
+        """The order in which threads and blocks run, and what is checked and counted at each access."""
+        self._library.cuda_host_set(
+            ORDERS.index(order), ctypes.c_uint64(seed), int(races), int(cost), ctypes.c_uint64(stride)
+        )
+
+    def call(self, name: str, *args, **kwargs):
+        """Calls an op; an error of a kernel is a RuntimeError."""
+        self._library.cuda_host_begin_call()
+        return getattr(self._ops, name)(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def ops(self, order: str = "ascending", seed: int = 0) -> Iterator[None]:
+        """Inside, ops of mrcnn_plugin on CPU tensors are executed by the CUDA kernels."""
+        self.configure(order, seed)
+        with _Redirect(self):
+            yield
+        self.configure()
+
+    def kernels_run(self) -> list[str]:
+        """The kernels that this process has run, with their template arguments."""
+        return self._library.cuda_host_kernels().decode().splitlines()
+
+
+@functools.cache
+def host() -> Host:
+    """The unchanged sources of csrc."""
+    return Host(*build.build())
