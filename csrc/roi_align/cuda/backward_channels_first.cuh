@@ -40,7 +40,8 @@ struct PixelColumn {
     return rows.y >= rows.x && columns.y >= columns.x;
   }
 
-  // grad: (C, bins), of one RoI.
+  // grad: (channels, bins), of one RoI, from the first channel of this thread; in shared memory if Staged.
+  template <bool Staged>
   __device__ void add(const T* grad, int bins, const TileWeights<A>& weights, int slot) {
     const int2 rows = weights.y_ranges(slot)[row];
     const int2 columns = weights.x_ranges(slot)[column];
@@ -50,11 +51,14 @@ struct PixelColumn {
       const A row_weight = y[i * weights.rows];
       for (int j = columns.x; j <= columns.y; ++j) {
         const A weight[1] = {row_weight * x[j * weights.columns]};
-        const T* source = grad + int64_t(first_channel) * bins + i * weights.pooled_width + j;
+        const T* source = grad + i * weights.pooled_width + j;
         Vector<T, 1> values[kPlaneChannels];
 #pragma unroll
         for (int c = 0; c < kPlaneChannels; ++c) {
-          values[c] = c < channels ? Vector<T, 1>::load(source + int64_t(c) * bins) : Vector<T, 1>::zero();
+          values[c] = Vector<T, 1>::zero();
+          if (c >= channels) continue;
+          const T* from = source + int64_t(c) * bins;
+          values[c] = Staged ? Vector<T, 1>::load_shared(from) : Vector<T, 1>::load(from);
         }
 #pragma unroll
         for (int c = 0; c < kPlaneChannels; ++c) sum[c] += weight[0] * static_cast<A>(values[c].lane[0]);
@@ -79,7 +83,37 @@ struct PixelColumn {
   }
 };
 
+// Room for the gradient of one RoI in the channels of a block.
 template <typename T>
+inline int64_t staged_bytes(const RoIAlignParameters& p) {
+  const int64_t bytes = int64_t(kPlaneChannels) * p.pooled_height * p.pooled_width * sizeof(T);
+  // Tables of other types follow one another in shared memory.
+  return (bytes + 15) / 16 * 16;
+}
+
+// Where a block keeps the gradients of a batch of RoIs, so that their sectors are read once a tile and not
+// once for each warp that needs a few of their bytes.
+template <typename T>
+struct StagedGradients {
+  T* memory;
+  int channels;  // of the block
+  int bins;
+
+  __device__ T* of(int slot) const {
+    return memory + slot * ((kPlaneChannels * bins * sizeof(T) + 15) / 16 * 16 / sizeof(T));
+  }
+
+  // With the whole block; a barrier must follow. grad: of the RoI, from the first channel of the block.
+  __device__ const T* load(int slot, const T* grad) const {
+    T* to = of(slot);
+    for (int i = threadIdx.x; i < channels * bins; i += kTileThreads) {
+      Vector<T, 1>::load(grad + i).store(to + i);
+    }
+    return to;
+  }
+};
+
+template <typename T, bool Staged>
 __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
     gather_channels_first(const __grid_constant__ RoIAlignParameters p, const __grid_constant__ TileGrid grid,
                           const __grid_constant__ Gradients gradients, const RoITable table, const int batch,
@@ -90,11 +124,15 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
   const int bins = p.pooled_height * p.pooled_width;
   const int64_t pooled_size = int64_t(bins) * p.channels;
   PixelColumn<T> pixel(p, tile.chunk);
+  const StagedGradients<T> staged{reinterpret_cast<T*>(weights.end(batch)), pixel.channels, bins};
+  const T* first = pooled_grad + int64_t(pixel.first_channel) * bins;
   const int map = tile.level * p.batch + tile.image;
   for_each_roi(table, map, tile, kPlaneTile, kPlaneTile, batch, [&](const int* rois, int count) {
+    for (int slot = 0; Staged && slot < count; ++slot) staged.load(slot, first + rois[slot] * pooled_size);
     weigh_tile(p, table, tile, rois, count, weights);
     for (int slot = 0; slot < count; ++slot) {
-      pixel.add(pooled_grad + rois[slot] * pooled_size, bins, weights, slot);
+      pixel.template add<Staged>(Staged ? staged.of(slot) : first + rois[slot] * pooled_size, bins, weights,
+                                 slot);
     }
     __syncthreads();
   });
@@ -102,7 +140,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
   pixel.each_channel(p, tile, [&](int64_t offset, A sum) { target[offset] = static_cast<T>(sum); });
 }
 
-template <typename T>
+template <typename T, bool Staged>
 __global__ void __launch_bounds__(kTileThreads, 2)
     scatter_channels_first(const __grid_constant__ RoIAlignParameters p,
                            const __grid_constant__ Gradients gradients, const RoITable table,
@@ -117,14 +155,16 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   if (!tiles.any) return;
   const TileWeights<T> weights(p, kPlaneTile, kPlaneTile, 1, dynamic_shared());
   const int bins = p.pooled_height * p.pooled_width;
-  const T* grad = pooled_grad + int64_t(roi) * bins * p.channels;
   T* target = static_cast<T*>(gradients.maps[tiles.tile.level]);
   PixelColumn<T> pixel(p, chunk);
+  const T* grad = pooled_grad + (int64_t(roi) * p.channels + pixel.first_channel) * bins;
+  const StagedGradients<T> staged{reinterpret_cast<T*>(weights.end(1)), pixel.channels, bins};
+  if (Staged) grad = staged.load(0, grad);  // weigh_tile() has the barrier
   for (int i = part; i < tiles.count; i += split.parts) {
     const Tile tile = tiles.at(i, kPlaneTile, kPlaneTile);
     weigh_tile(p, table, tile, &roi, 1, weights);
     pixel.clear();
-    pixel.add(grad, bins, weights, 0);
+    pixel.template add<Staged>(grad, bins, weights, 0);
     if (pixel.under(weights, 0)) {
       pixel.each_channel(p, tile, [&](int64_t offset, T sum) { atomicAdd(target + offset, sum); });
     }

@@ -145,6 +145,8 @@ struct TileWeights {
     weights = reinterpret_cast<A*>(shared);
     ranges = reinterpret_cast<int2*>(weights + batch * slot_size());
   }
+  // What follows the weights of so many RoIs.
+  __device__ char* end(int batch) const { return reinterpret_cast<char*>(ranges + batch * (rows + columns)); }
   __device__ int slot_size() const { return pooled_height * rows + pooled_width * columns; }
   __device__ A* y(int slot) const { return weights + slot * slot_size(); }
   __device__ A* x(int slot) const { return y(slot) + pooled_height * rows; }
