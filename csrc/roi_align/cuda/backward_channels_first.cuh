@@ -5,19 +5,24 @@
 
 namespace mrcnn_plugin {
 
-constexpr int kPlaneTile = 16;
+constexpr int kPlaneRows = 32;
+constexpr int kPlaneColumns = 16;
 constexpr int kPlaneChannels = 16;
+// Rows that the threads of a block cover at a time.
+constexpr int kPassRows = kTileThreads / kPlaneColumns;
+constexpr int kPasses = kPlaneRows / kPassRows;
 
-// One pixel of a tile, kPlaneChannels channels deep, that one thread sums in registers. A warp covers 8 x 4
-// pixels: compact, so that few of its lanes lie beside a RoI, and its rows are whole 32-byte sectors.
+// The pixels of a tile, one in each pass, kPlaneChannels channels deep, that one thread sums in registers. A
+// warp covers 8 x 4 pixels: compact, so that few of its lanes lie beside a RoI, and its rows are whole
+// 32-byte sectors.
 template <typename T>
 struct PixelColumn {
   using A = Accumulator<T>;
-  int row;
+  int row;  // in the first pass
   int column;
   int first_channel;
   int channels;
-  A sum[kPlaneChannels];
+  A sum[kPasses][kPlaneChannels];
 
   __device__ PixelColumn(const RoIAlignParameters& p, int chunk) {
     const int warp = threadIdx.x / 32;
@@ -31,11 +36,14 @@ struct PixelColumn {
 
   __device__ void clear() {
 #pragma unroll
-    for (int c = 0; c < kPlaneChannels; ++c) sum[c] = A(0);
+    for (int pass = 0; pass < kPasses; ++pass) {
+#pragma unroll
+      for (int c = 0; c < kPlaneChannels; ++c) sum[pass][c] = A(0);
+    }
   }
 
-  __device__ bool under(const TileWeights<A>& weights, int slot) const {
-    const int2 rows = weights.y_ranges(slot)[row];
+  __device__ bool under(const TileWeights<A>& weights, int slot, int pass) const {
+    const int2 rows = weights.y_ranges(slot)[row + pass * kPassRows];
     const int2 columns = weights.x_ranges(slot)[column];
     return rows.y >= rows.x && columns.y >= columns.x;
   }
@@ -43,6 +51,15 @@ struct PixelColumn {
   // grad: (channels, bins), of one RoI, from the first channel of this thread; in shared memory if Staged.
   template <bool Staged>
   __device__ void add(const T* grad, int bins, const TileWeights<A>& weights, int slot) {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      add_pixel<Staged>(grad, bins, weights, slot, row + pass * kPassRows, sum[pass]);
+    }
+  }
+
+  template <bool Staged>
+  __device__ void add_pixel(const T* grad, int bins, const TileWeights<A>& weights, int slot, int row,
+                            A (&sum)[kPlaneChannels]) const {
     const int2 rows = weights.y_ranges(slot)[row];
     const int2 columns = weights.x_ranges(slot)[column];
     const A* y = weights.y(slot) + row;
@@ -66,19 +83,20 @@ struct PixelColumn {
     }
   }
 
-  // Calls visit(offset in the map, sum) for its channels, if the pixel is inside the map.
+  // Calls visit(offset in the map, sum) for its channels in a pass, if the pixel is inside the map.
   template <typename Visit>
-  __device__ void each_channel(const RoIAlignParameters& p, const Tile& tile, const Visit& visit) const {
+  __device__ void each_channel(const RoIAlignParameters& p, const Tile& tile, int pass,
+                               const Visit& visit) const {
     const int height = p.height[tile.level];
     const int width = p.width[tile.level];
-    const int y = tile.top + row;
+    const int y = tile.top + row + pass * kPassRows;
     const int x = tile.left + column;
     if (y >= height || x >= width) return;
     const int64_t plane = int64_t(height) * width;
     const int64_t first = (int64_t(tile.image) * p.channels + first_channel) * plane + int64_t(y) * width + x;
 #pragma unroll
     for (int c = 0; c < kPlaneChannels; ++c) {
-      if (c < channels) visit(first + c * plane, sum[c]);
+      if (c < channels) visit(first + c * plane, sum[pass][c]);
     }
   }
 };
@@ -120,14 +138,14 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
                           const T* __restrict__ pooled_grad) {
   using A = Accumulator<T>;
   const Tile tile = find_tile(grid, p.levels);
-  const TileWeights<A> weights(p, kPlaneTile, kPlaneTile, batch, dynamic_shared());
+  const TileWeights<A> weights(p, kPlaneRows, kPlaneColumns, batch, dynamic_shared());
   const int bins = p.pooled_height * p.pooled_width;
   const int64_t pooled_size = int64_t(bins) * p.channels;
   PixelColumn<T> pixel(p, tile.chunk);
   const StagedGradients<T> staged{reinterpret_cast<T*>(weights.end(batch)), pixel.channels, bins};
   const T* first = pooled_grad + int64_t(pixel.first_channel) * bins;
   const int map = tile.level * p.batch + tile.image;
-  for_each_roi(table, map, tile, kPlaneTile, kPlaneTile, batch, [&](const int* rois, int count) {
+  for_each_roi(table, map, tile, kPlaneRows, kPlaneColumns, batch, [&](const int* rois, int count) {
     for (int slot = 0; Staged && slot < count; ++slot) staged.load(slot, first + rois[slot] * pooled_size);
     weigh_tile(p, table, tile, rois, count, weights);
     for (int slot = 0; slot < count; ++slot) {
@@ -137,7 +155,10 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
     __syncthreads();
   });
   T* target = static_cast<T*>(gradients.maps[tile.level]);
-  pixel.each_channel(p, tile, [&](int64_t offset, A sum) { target[offset] = static_cast<T>(sum); });
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    pixel.each_channel(p, tile, pass, [&](int64_t offset, A sum) { target[offset] = static_cast<T>(sum); });
+  }
 }
 
 template <typename T, bool Staged>
@@ -151,9 +172,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int chunk = rest % split.chunks;
   if (threadIdx.x == 0) roi = rest / split.chunks;
   __syncthreads();
-  const RoITiles tiles(p, table, roi, chunk, kPlaneTile, kPlaneTile);
+  const RoITiles tiles(p, table, roi, chunk, kPlaneRows, kPlaneColumns);
   if (!tiles.any) return;
-  const TileWeights<T> weights(p, kPlaneTile, kPlaneTile, 1, dynamic_shared());
+  const TileWeights<T> weights(p, kPlaneRows, kPlaneColumns, 1, dynamic_shared());
   const int bins = p.pooled_height * p.pooled_width;
   T* target = static_cast<T*>(gradients.maps[tiles.tile.level]);
   PixelColumn<T> pixel(p, chunk);
@@ -161,12 +182,14 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const StagedGradients<T> staged{reinterpret_cast<T*>(weights.end(1)), pixel.channels, bins};
   if (Staged) grad = staged.load(0, grad);  // weigh_tile() has the barrier
   for (int i = part; i < tiles.count; i += split.parts) {
-    const Tile tile = tiles.at(i, kPlaneTile, kPlaneTile);
+    const Tile tile = tiles.at(i, kPlaneRows, kPlaneColumns);
     weigh_tile(p, table, tile, &roi, 1, weights);
     pixel.clear();
     pixel.template add<Staged>(grad, bins, weights, 0);
-    if (pixel.under(weights, 0)) {
-      pixel.each_channel(p, tile, [&](int64_t offset, T sum) { atomicAdd(target + offset, sum); });
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (!pixel.under(weights, 0, pass)) continue;
+      pixel.each_channel(p, tile, pass, [&](int64_t offset, T sum) { atomicAdd(target + offset, sum); });
     }
     __syncthreads();
   }

@@ -58,7 +58,7 @@ struct Backward {
     const bool gather = deterministic || sizeof(T) == 2;
     if (!gather) clear();
     if (!p().channels_last) {
-      const int64_t bytes = tile_weight_bytes<A>(p(), kPlaneTile, kPlaneTile) + staged_bytes<T>(p());
+      const int64_t bytes = tile_weight_bytes<A>(p(), kPlaneRows, kPlaneColumns) + staged_bytes<T>(p());
       return bytes <= kDynamicSharedLimit ? channels_first<true>(gather) : channels_first<false>(gather);
     }
     if (vectors()) return channels_last<kVector>(gather);
@@ -109,9 +109,9 @@ struct Backward {
   void channels_first(bool gather) const {
     const int64_t chunks = ceil_div(p().channels, kPlaneChannels);
     const int64_t staged = Staged ? staged_bytes<T>(p()) : 0;
-    const int64_t each = tile_weight_bytes<A>(p(), kPlaneTile, kPlaneTile) + staged;
+    const int64_t each = tile_weight_bytes<A>(p(), kPlaneRows, kPlaneColumns) + staged;
     if (gather) {
-      const TileGrid grid = tile_grid(p(), kPlaneTile, kPlaneTile, chunks);
+      const TileGrid grid = tile_grid(p(), kPlaneRows, kPlaneColumns, chunks);
       const int batch = batch_of(each);
       launch(gather_channels_first<T, Staged>, grid.blocks(p().levels), kTileThreads, batch * each, stream,
              p(), grid, targets(), table(), batch, pooled_grad);
