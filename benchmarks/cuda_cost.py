@@ -2,10 +2,11 @@
 
     python benchmarks/cuda_cost.py [--workloads W1 W3a] [--json FILE] [--resources]
 
-For the workloads of roi_align.py: bytes asked for, 32-byte sectors that warps touch, bytes that must move at least,
-bank conflicts, atomics, launches and barriers, and the time below which no H100 or A100 can be. Beside csrc's kernels
-stand those of plain_roi_align/, the usual design, counted in the same way. --resources adds registers, spills and
-occupancy, from nvcc. tests/cuda_host/README.md says what is counted and how; no time is measured.
+For the workloads of roi_align.py: bytes asked for, 32-byte sectors that warps touch, bytes that must move at
+least, bank conflicts, atomics, launches and barriers, and the time below which no H100 or A100 can be. Beside
+csrc's kernels stand those of plain_roi_align/, the usual design, counted in the same way. --resources adds
+registers, spills and occupancy, from nvcc. tests/cuda_host/README.md says what is counted and how; no time is
+measured.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +34,10 @@ from cuda_host import build, runtime  # noqa: E402
 
 from mrcnn_plugin.ops.reference.roi_align import assign_levels  # noqa: E402
 
-# Bytes per second of device memory: H100 SXM (NVIDIA H100 datasheet), A100 80 GB SXM (NVIDIA A100 datasheet).
+# Bytes per second of device memory, from NVIDIA's data sheets: H100 SXM, A100 80 GB SXM.
 BANDWIDTH = {"H100": 3.35e12, "A100": 2.039e12}
-# Of a multiprocessor (CUDA programming guide, compute capabilities): registers, threads, shared memory, blocks.
+# Of a multiprocessor: registers, threads, bytes of shared memory, blocks (CUDA C++ Programming Guide, table of
+# compute capabilities).
 MULTIPROCESSOR = {"sm_80": (65536, 2048, 164 * 1024, 32), "sm_90": (65536, 2048, 228 * 1024, 32)}
 SETTINGS = [("channels last", torch.bfloat16), ("channels first", torch.float32)]
 
@@ -136,32 +139,34 @@ def row(work: Workload, inputs: Inputs, what: str, label: str, costs: dict[str, 
     )
 
 
-def measure(names: list[str], stride: int) -> list[Row]:
-    host = runtime.Host(*build.build(cost=True))
+@cache
+def hosts() -> tuple[runtime.Host, runtime.Host]:
+    """The libraries of csrc's kernels and of the plain ones, built to count."""
     folder = ROOT / "benchmarks" / "plain_roi_align"
     extra = {
         "plain/cuda/plain_roi_align.cu": (folder / "plain_roi_align.cu").read_text(),
         "ops.cpp": (folder / "plain_ops.cpp").read_text(),
     }
-    plain = runtime.Host(*build.build(["plain/cuda/plain_roi_align.cu"], extra=extra, cost=True))
+    plain = build.build(["plain/cuda/plain_roi_align.cu"], extra=extra, cost=True)
+    return runtime.Host(*build.build(cost=True)), runtime.Host(*plain)
+
+
+def measure(work: Workload, layout: str, dtype: torch.dtype, stride: int) -> list[Row]:
+    """Our kernels, and where they do the same the plain ones, on one workload."""
+    ours, plain = hosts()
+    inputs = make_inputs(work, "cpu", dtype, layout == "channels last", seed=0)
+    inputs.features = [feature.detach() for feature in inputs.features]
     rows = []
-    for work in (work for work in WORKLOADS if work.name in names):
-        for layout, dtype in SETTINGS:
-            inputs = make_inputs(work, "cpu", dtype, layout == "channels last", seed=0)
-            inputs.features = [feature.detach() for feature in inputs.features]
-            label = f"{layout}, {dtype}".replace("torch.", "")
-            for what in ("forward", "gather", "scatter"):
-                if what == "scatter" and dtype == torch.bfloat16:
-                    continue  # halves are always gathered
-                runs = [
-                    (f"{what}, {label}", lambda what=what: run_ours(host, work, inputs, what), host, stride)
-                ]
-                if what != "gather":
-                    run = lambda what=what: run_plain(plain, work, inputs, what)  # noqa: E731
-                    runs.append((f"{what}, plain, {dtype}".replace("torch.", ""), run, plain, 4 * stride + 1))
-                for name, run, library, every in runs:
-                    print(f"{work.name}: {name}", file=sys.stderr, flush=True)
-                    rows.append(row(work, inputs, what, name, count(library, run, every)))
+    for what in ("forward", "gather", "scatter"):
+        if what == "scatter" and dtype == torch.bfloat16:
+            continue  # halves are always gathered
+        name = str(dtype).removeprefix("torch.")
+        print(f"{work.name}: {what}, {layout}, {name}", file=sys.stderr, flush=True)
+        costs = count(ours, partial(run_ours, ours, work, inputs, what), stride)
+        rows.append(row(work, inputs, what, f"{what}, {layout}, {name}", costs))
+        if what != "gather":
+            costs = count(plain, partial(run_plain, plain, work, inputs, what), 4 * stride + 1)
+            rows.append(row(work, inputs, what, f"{what}, plain, {name}", costs))
     return rows
 
 
@@ -215,8 +220,11 @@ def _resources(arch: str, path: str) -> list[dict]:
         name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
         name = re.sub(r"\(anonymous namespace\)::|mrcnn_plugin::|void |c10::", "", name).split("(")[0].strip()
         numbers = map(int, (stack, stores, loads, registers, shared or 0))
-        keys = ("stack", "spill_stores", "spill_loads", "registers", "shared")
-        found.append({"arch": arch, "kernel": name, **dict(zip(keys, numbers))})
+        keys = ("stack", "spill_stores", "spill_loads", "registers", "static_shared")
+        entry = {"arch": arch, "kernel": name, **dict(zip(keys, numbers))}
+        # Of a block of 256 threads without dynamic shared memory.
+        entry["occupancy"] = occupancy(arch, entry["registers"], 256, entry["static_shared"])
+        found.append(entry)
     return found
 
 
@@ -239,17 +247,17 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure(options.workloads, options.stride)
-    print("MB, sectors of 32 bytes as MB:\n")
+    works = [work for work in WORKLOADS if work.name in options.workloads]
+    rows = [r for work in works for setting in SETTINGS for r in measure(work, *setting, options.stride)]
+    print("MB; sectors are of 32 bytes and given in MB, too\n")
     print(costs_table(rows))
     compiled = resources() if options.resources else []
     if compiled:
         print()
         print(tabulate(compiled, headers="keys", tablefmt="github"))
     if options.json:
-        options.json.write_text(
-            json.dumps({"costs": [asdict(r) for r in rows], "resources": compiled}, indent=1)
-        )
+        report = {"costs": [asdict(r) for r in rows], "resources": compiled}
+        options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

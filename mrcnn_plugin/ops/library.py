@@ -83,7 +83,8 @@ def _check_first_cuda_call() -> None:
         raise RuntimeError(
             f"mrcnn_plugin: CUDA kernels on {device} ({name}) do not agree with the CPU's: "
             f"{'; '.join(wrong)}. Set {CUDA_SWITCH}=0 to use torchvision's RoIAlign and the PyTorch "
-            "reference ops instead, and report this with the output of `python -m mrcnn_plugin.collect_env --check`"
+            "reference ops instead, and report this with the output of "
+            "`python -m mrcnn_plugin.collect_env --check`"
         )
     _checked.append(name)
 

@@ -132,7 +132,7 @@ struct StagedGradients {
 };
 
 template <typename T, bool Staged>
-__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 3)
+__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 2)
     gather_channels_first(const __grid_constant__ RoIAlignParameters p, const __grid_constant__ TileGrid grid,
                           const __grid_constant__ Gradients gradients, const RoITable table, const int batch,
                           const T* __restrict__ pooled_grad) {

@@ -135,7 +135,7 @@ struct Segment {
 };
 
 template <typename T, int V>
-__global__ void __launch_bounds__(kTileThreads, 2)
+__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 2)
     gather_channels_last(const __grid_constant__ RoIAlignParameters p, const __grid_constant__ TileGrid grid,
                          const __grid_constant__ Gradients gradients, const RoITable table,
                          const SegmentLayout layout, const int batch, const T* __restrict__ pooled_grad) {
