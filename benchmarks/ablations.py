@@ -10,7 +10,7 @@ the direction of a difference and not its size.
 
 from __future__ import annotations
 
-# First, since it mends Detectron2 for the installed libraries.
+# First, since it adapts Detectron2 for the installed libraries.
 import mrcnn_plugin  # noqa: F401
 
 # isort: split
@@ -179,7 +179,7 @@ def configs_of(names: Iterable[str]) -> list[str]:
 
 
 def verdict(paper: float, ours: list[float]) -> str:
-    """Whether our differences, one a seed, have the sign of the paper's."""
+    """Whether our differences, one per seed, have the sign of the paper's."""
     if not ours:
         return "no result"
     if abs(paper) < TIE:

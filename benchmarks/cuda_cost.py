@@ -36,7 +36,7 @@ from mrcnn_plugin.ops.reference.roi_align import assign_levels  # noqa: E402
 
 # Bytes per second of device memory, from NVIDIA's data sheets: H100 SXM, A100 80 GB SXM.
 BANDWIDTH = {"H100": 3.35e12, "A100": 2.039e12}
-# Of a multiprocessor: registers, threads, bytes of shared memory, blocks (CUDA C++ Programming Guide, table of
+# Of a multiprocessor: registers, threads, bytes of shared memory, blocks (CUDA C++ Programming Guide,
 # compute capabilities).
 MULTIPROCESSOR = {"sm_80": (65536, 2048, 164 * 1024, 32), "sm_90": (65536, 2048, 228 * 1024, 32)}
 SETTINGS = [("channels last", torch.bfloat16), ("channels first", torch.float32)]

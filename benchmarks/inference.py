@@ -2,7 +2,7 @@
 
     DETECTRON2_DATASETS=DIR python benchmarks/inference.py [--device cpu|cuda] [--images N] [--short-edge 800]
 
-R50-FPN with random weights on real images, score threshold 0 (100 detections an image), both libraries in
+R50-FPN with random weights on real images, score threshold 0 (100 detections per image), both libraries in
 turn on the same image, medians over the images after one of warm-up. Checked in the same run: our model's
 results are the same, byte for byte, by way of bitmasks through Detectron2's evaluator and by way of RLE
 through ours; and our detections are Detectron2's.
@@ -157,7 +157,7 @@ def main() -> int:
     }
     table = [[name, *(f"{medians[name][c]:.1f}" for c in columns)] for name in medians]
     ratios = [f"{medians['Detectron2'][c] / medians['ours'][c]:.2f}" for c in columns]
-    print(tabulate([*table, ["ratio", *ratios]], ["ms an image", *columns], tablefmt="github"))
+    print(tabulate([*table, ["ratio", *ratios]], ["ms per image", *columns], tablefmt="github"))
     print(f"{count} results of ours: {unequal} differ between bitmasks and RLE")
     print(f"ours against Detectron2's: boxes within {worst[0]:.1e} px, scores within {worst[1]:.1e}")
     if args.json:

@@ -37,7 +37,7 @@ def size_of(area: float) -> str:
 
 
 def mask_ious(predicted: Tensor, truth: Tensor) -> list[float]:
-    """IoU of each of two (R, H, W) bool masks; 0 where both are empty."""
+    """IoU of each of two (K, H, W) bool masks; 0 where both are empty."""
     intersection = (predicted & truth).flatten(1).sum(1)
     union = (predicted | truth).flatten(1).sum(1)
     return (intersection / union.clamp(min=1)).tolist()

@@ -9,7 +9,7 @@ class, ours one.
 
 from __future__ import annotations
 
-# First, since it mends Detectron2 for the installed libraries.
+# First, since it adapts Detectron2 for the installed libraries.
 import mrcnn_plugin  # noqa: F401
 
 # isort: split

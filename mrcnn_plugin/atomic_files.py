@@ -26,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[str]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside path and rename, so that no reader and no interruption meets half a file."""
+    """Writes beside path and rename, so that no reader and no interruption meets half a file."""
     # Not `replacing`'s name: the drawn data knows what a killed run left of its own by the ending .part.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)

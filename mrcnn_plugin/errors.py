@@ -1,4 +1,4 @@
-"""The errors that a person at the command line can mend: shown as one line, with exit status 2."""
+"""The errors that a person at the command line can fix: shown as one line, with exit status 2."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import signal
 
 
 class ConfigError(ValueError):
-    """Something given on the command line or in a config file is wrong; the message says how to mend it."""
+    """Something given on the command line or in a config file is wrong; the message says how to fix it."""
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used; its message is one line that names the file and the mend."""
+    """A data set that cannot be used; its message is one line that names the file and how to fix it."""
 
 
 class Interrupted(KeyboardInterrupt):

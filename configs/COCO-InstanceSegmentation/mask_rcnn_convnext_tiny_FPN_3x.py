@@ -1,7 +1,7 @@
 """ConvNeXt-T (arXiv 2201.03545, appendix A.3) by the recipe of its official Mask R-CNN config.
 
-Two things of it are left out: the rates of lower layers falling by 0.95 a layer, and a LayerNorm on each map
-that the FPN takes.
+Two things of it are left out: the rates of lower layers falling by 0.95 per layer, and a LayerNorm on the
+maps that the FPN takes.
 """
 
 from ..common.data.augmentations import detr

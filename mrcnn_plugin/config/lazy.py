@@ -17,7 +17,7 @@ from torch import nn
 from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
 from mrcnn_plugin.errors import ConfigError, DatasetError
 
-from .fine_tuning import Choice, FineTuning
+from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
 from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
@@ -102,7 +102,9 @@ class LazyRunConfig(RunConfig):
         sizes = self._get("model.proposal_generator.anchor_generator.sizes", ())
         anchors = tuple(len(level) for level in sizes)
         max_iter = self.max_iter if self._is_overridden("train.max_iter") else None
-        tuning = FineTuning(self._training_summary(), self.device, epochs, batch_size, anchors, max_iter)
+        gain = measure_bfloat16_gain() if recipe and self.device == "cpu" else 1.0
+        summary = self._training_summary()
+        tuning = FineTuning(summary, self.device, epochs, batch_size, anchors, max_iter, gain)
         choices = tuning.choices() if recipe else [tuning.iterations()]
         chosen = [choice for choice in map(self._choose, choices) if choice is not None]
         self._read()

@@ -30,7 +30,7 @@ def save_config(config: RunConfig) -> None:
 
 
 def changes(config: RunConfig) -> list[str]:
-    """What differs between a config and the one that its run folder holds, a line each: `key: before -> now`.
+    """What differs between a config and the one that its run folder holds: lines `key: before -> now`.
 
     Empty where the folder holds none.
     """

@@ -1,4 +1,4 @@
-"""Checks of data sets before training: a table of what they hold, or one line that says what to mend."""
+"""Checks of data sets before training: a table of what they hold, or one line that says what to fix."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ SAME_CLASSES = 'give "categories" the same names in the same order of ids'
 
 @dataclass
 class DatasetReport:
-    """summaries: by data set name, None for those not in COCO format, of which only the folders were checked;
-    warnings: what to know that does not stop training. str() is the table for the log."""
+    """What `check_datasets` found; str() is the table for the log.
+
+    Attributes:
+        summaries: by data set name; None for those not in COCO format, whose folders alone were checked.
+        warnings: what to know that does not stop training.
+    """
 
     summaries: dict[str, CocoSummary | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -49,7 +53,7 @@ def title_of(name: str) -> str:
 
 
 def overview(summaries: dict[str, CocoSummary]) -> str:
-    """One column a data set."""
+    """One column per data set."""
     rows = {
         "images": "images",
         "without annotations": "empty_images",
@@ -89,16 +93,20 @@ def check_datasets(
     training: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> DatasetReport:
-    """Check data sets against a model before any time is spent on training.
+    """Checks data sets against a model before any time is spent on training.
 
-    names: registered, built-in (drawn if need be) or of the form coco:ANNOTATIONS.json:IMAGE_ROOT;
-    num_classes, num_keypoints: of the model's heads, None for not to be checked; class_names: the classes in
-    the order that the model knows them; needs_masks: the model has a mask head; mask_format: the mapper's
-    instance_mask_format; max_dets: how many detections of an image are scored; training: False for sets that
-    are only evaluated, which may lack instances;
-    cache_dir: where the counts of unchanged files are kept.
+    Args:
+        names: registered, built-in (drawn if need be) or of the form coco:ANNOTATIONS.json:IMAGE_ROOT.
+        num_classes, num_keypoints: of the model's heads; None leaves them unchecked.
+        class_names: the classes in the order that the model knows them.
+        needs_masks: whether the model has a mask head.
+        mask_format: the mapper's instance_mask_format, "polygon" or "bitmask".
+        max_dets: how many detections of an image are scored; None leaves that unchecked.
+        training: False for sets that are only evaluated, which may lack instances.
+        cache_dir: where the counts of unchanged files are kept; None for `default_cache_dir()`.
 
-    Returns the report. Raises DatasetError, one line that names the file and the mend.
+    Raises:
+        DatasetError: a set cannot be used; one line that names the file and how to fix it.
     """
     names = as_names(names)
     ensure_registered(names)
@@ -120,7 +128,7 @@ def check_datasets(
 
 
 def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary | None:
-    """Check that the files of a data set exist; its summary, None where it is not in COCO format."""
+    """Checks that the files of a data set exist; its summary, None where it is not in COCO format."""
     if name in DRAWN_SETS:
         try:
             DRAWN_SETS[name]()
@@ -133,7 +141,7 @@ def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary |
     for key in FOLDER_KEYS:
         folder = metadata.get(key)
         if isinstance(folder, (str, os.PathLike)) and is_local(folder) and not os.path.isdir(folder):
-            raise DatasetError(f"{folder}: no such folder, the {key} of {name}; {path_mend(name, folder)}")
+            raise DatasetError(f"{folder}: no such folder, the {key} of {name}; {path_fix(name, folder)}")
     evaluator = metadata.get("evaluator_type", "coco")
     if evaluator in CITYSCAPES_EVALUATORS and is_local(metadata.image_dir):
         check_cityscapes(metadata.image_dir, metadata.gt_dir, CITYSCAPES_EVALUATORS[evaluator])
@@ -144,7 +152,7 @@ def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary |
         return None
     if not os.path.isfile(json_file):
         raise DatasetError(
-            f"{json_file}: no such file, the annotations of {name}; {path_mend(name, json_file)}"
+            f"{json_file}: no such file, the annotations of {name}; {path_fix(name, json_file)}"
         )
     summary = summarize(json_file, cache_dir, lvis=metadata.get("evaluator_type") == "lvis")
     check_images(name, summary, metadata)
@@ -155,8 +163,8 @@ def is_local(path: str | os.PathLike) -> bool:
     return "://" not in os.fspath(path)
 
 
-def path_mend(name: str, path: str | os.PathLike) -> str:
-    """How to mend a path of a data set that does not exist."""
+def path_fix(name: str, path: str | os.PathLike) -> str:
+    """How to fix a path of a data set that does not exist."""
     if name.startswith(CUSTOM_PREFIX):
         return f"correct the path in the data set's name, {CUSTOM_PREFIX}ANNOTATIONS.json:IMAGE_ROOT"
     root = datasets_root()
@@ -167,7 +175,7 @@ def path_mend(name: str, path: str | os.PathLike) -> str:
 
 
 def check_images(name: str, summary: CocoSummary, metadata: Metadata) -> None:
-    """Raise a DatasetError unless every listed image lies under the image root. One look at each folder."""
+    """Raises a DatasetError unless every listed image lies under the image root. One look at each folder."""
     root = metadata.image_root
     if not is_local(root):
         return
@@ -180,7 +188,7 @@ def check_images(name: str, summary: CocoSummary, metadata: Metadata) -> None:
         others = f" (nor are {len(missing) - 1} others of {summary.images})" if len(missing) > 1 else ""
         raise DatasetError(
             f"{missing[0]}: no such image{others}, but {metadata.json_file} lists it; "
-            f"copy the images there, or {path_mend(name, root)}"
+            f"copy the images there, or {path_fix(name, root)}"
         )
 
 
@@ -213,11 +221,11 @@ class Source:
             )
         if num_classes is None or num_classes == len(own):
             return
-        mend = f"set model.roi_heads.num_classes={len(own)} (YAML: MODEL.ROI_HEADS.NUM_CLASSES {len(own)})"
+        fix = f"set model.roi_heads.num_classes={len(own)} (YAML: MODEL.ROI_HEADS.NUM_CLASSES {len(own)})"
         if num_classes < len(own):
             unknown = ", ".join(own[num_classes:][:3]) + (", ..." if len(own) > num_classes + 3 else "")
-            raise self.error(f"has {len(own)} classes, the model {num_classes}: it lacks {unknown}; {mend}")
-        warnings.append(f"{self.json_file} has {len(own)} classes, the model {num_classes}; {mend} to match")
+            raise self.error(f"has {len(own)} classes, the model {num_classes}: it lacks {unknown}; {fix}")
+        warnings.append(f"{self.json_file} has {len(own)} classes, the model {num_classes}; {fix} to match")
 
     def check_keypoints(self, num_keypoints: int, training: bool, warnings: list[str]) -> None:
         names = MetadataCatalog.get(self.name).get("keypoint_names")

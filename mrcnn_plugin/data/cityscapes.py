@@ -147,7 +147,7 @@ def _official_label_images() -> Callable[[str], dict[str, np.ndarray]]:
 
 
 def check_cityscapes(image_dir: str, gt_dir: str, task: str = "instance_seg") -> None:
-    """Raises a one-line error, with the mend, where a split of Cityscapes cannot be loaded.
+    """Raises a one-line error that says how to fix it, where a split of Cityscapes cannot be loaded.
 
     Args:
         image_dir, gt_dir: .../leftImg8bit/SPLIT and .../gtFine/SPLIT.
@@ -173,10 +173,10 @@ def check_cityscapes(image_dir: str, gt_dir: str, task: str = "instance_seg") ->
             name = image.name.replace("_leftImg8bit.png", f"_gtFine_{kind}")
             path = Path(gt_dir, image.parent.name, name)
             if not path.is_file():
-                raise DatasetError(f"no {path}: {_mend(kind, Path(gt_dir))}")
+                raise DatasetError(f"no {path}: {_fix(kind, Path(gt_dir))}")
 
 
-def _mend(kind: str, gt_dir: Path) -> str:
+def _fix(kind: str, gt_dir: Path) -> str:
     if kind == "labelTrainIds.png":
         script = "cityscapesscripts.preparation.createTrainIdLabelImgs"
         return f"make them with CITYSCAPES_DATASET={gt_dir.parent.parent} python -m {script}"

@@ -1,7 +1,7 @@
 """What a COCO-format annotation file holds, found in one pass over it and kept for the next start.
 
 Whatever would make training stop later is raised here as a DatasetError of one line: the file, what is
-wrong, how to mend it. What Detectron2 merely skips is counted.
+wrong, how to fix it. What Detectron2 merely skips is counted.
 """
 
 from __future__ import annotations
@@ -108,8 +108,14 @@ def summarize(
 ) -> CocoSummary:
     """Summary of an annotation file; an unchanged file (path, size, time) is read only once.
 
-    cache_dir: where summaries are kept, `default_cache_dir()` when None; one that cannot be written is done
-    without; lvis: images are named by the end of their `coco_url`, as in LVIS. Raises DatasetError.
+    Args:
+        json_file: in COCO's format.
+        cache_dir: where summaries are kept, `default_cache_dir()` when None; where it cannot be written,
+            nothing is kept.
+        lvis: images are named by the end of their `coco_url`, as in LVIS.
+
+    Raises:
+        DatasetError: the file is missing or malformed.
     """
     path = Path(json_file)
     try:
@@ -146,14 +152,14 @@ def read_json(path: Path) -> object:
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise DatasetError(
-            f"{place}: malformed JSON ({error.msg}); mend that line, or copy the file anew if cut short"
+            f"{place}: malformed JSON ({error.msg}); fix that line, or copy the file anew if cut short"
         ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{path}: not UTF-8 text (byte {error.start}); annotations must be a JSON file, unpacked"
         ) from error
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from error
 
 
 class Reader:
@@ -206,7 +212,7 @@ class Reader:
             for name in filter(entry.__contains__, TYPES):
                 kind, word = TYPES[name]
                 if not isinstance(entry[name], kind):
-                    raise self.error(f'{who} has the "{name}" {short(entry[name])}, expected {word}; mend it')
+                    raise self.error(f'{who} has the "{name}" {short(entry[name])}, expected {word}; fix it')
             if entry["id"] in seen:
                 raise self.error(f"two entries of {key} have the id {entry['id']}; number them anew")
             seen.add(entry["id"])
@@ -217,12 +223,12 @@ class Reader:
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise self.error(
                 f'category {category["id"]} has the "keypoints" {short(names)}, '
-                "expected a list of names; mend it"
+                "expected a list of names; fix it"
             )
         if not (isinstance(limbs, list) and all(map(is_limb, limbs))):
             raise self.error(
                 f'category {category["id"]} has the "skeleton" {short(limbs)}, '
-                "expected pairs of keypoint numbers [[1, 2], ...]; mend it"
+                "expected pairs of keypoint numbers [[1, 2], ...]; fix it"
             )
 
         sigmas = category.get("keypoint_sigmas", [])
@@ -257,7 +263,7 @@ class Reader:
             if annotation["category_id"] not in index:
                 raise self.error(
                     f"annotation {annotation['id']} has category_id {annotation['category_id']}, "
-                    'which is not in "categories"; add that category or mend the annotation'
+                    'which is not in "categories"; add that category or fix the annotation'
                 )
             if annotation.get("ignore"):
                 raise self.error(
@@ -292,7 +298,7 @@ class Reader:
         if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
             raise self.error(
                 f"annotation {annotation['id']} has the bbox {short(box)}, "
-                "expected [x, y, width, height]; mend it"
+                "expected [x, y, width, height]; fix it"
             )
         x, y, w, h = box
         return w <= 0 or h <= 0 or x >= width or y >= height or x + w <= 0 or y + h <= 0
@@ -306,13 +312,13 @@ class Reader:
         if not (isinstance(keypoints, list) and all(map(is_finite, keypoints))):
             raise self.error(
                 f"annotation {annotation['id']} has the keypoints {short(keypoints)}, "
-                "expected numbers [x, y, visibility, ...]; mend it"
+                "expected numbers [x, y, visibility, ...]; fix it"
             )
         if len(keypoints) != expected:
             raise self.error(
                 f"annotation {annotation['id']} has {len(keypoints)} keypoint numbers, but its category "
                 f"{summary.categories[which]['name']!r} names {expected // 3} keypoints; "
-                'mend the annotation or the "keypoints" of the category'
+                'fix the annotation or the "keypoints" of the category'
             )
         summary.classes[which].keypoints += sum(v > 0 for v in keypoints[2::3])
 
@@ -327,7 +333,7 @@ class Reader:
         else:
             raise self.error(
                 f"annotation {annotation['id']} has the segmentation {short(segmentation)}, "
-                "expected a list of polygons [[x, y, ...], ...] or RLE; mend it"
+                "expected a list of polygons [[x, y, ...], ...] or RLE; fix it"
             )
 
 

@@ -32,9 +32,10 @@ def datasets_root() -> str:
 
 
 def register_shapes(root: str | None = None) -> None:
-    """Register shapes_{train,val} and shapes_keypoints_{train,val}; those registered already are left alone.
+    """Registers shapes_{train,val} and shapes_keypoints_{train,val}; those registered already are left alone.
 
-    root: the folder of data sets; None for `datasets_root()`. A set is drawn into it when it is first loaded.
+    Args:
+        root: the folder of data sets; None for `datasets_root()`. A set is drawn into it when first loaded.
     """
     root = datasets_root() if root is None else root
     for kind, (folder, _) in KINDS.items():
@@ -45,7 +46,7 @@ def register_shapes(root: str | None = None) -> None:
 
 
 def register_shapes_set(name: str, root: str, kind: str, split: str) -> None:
-    """Register one drawn set (kind "shapes" or "keypoints", split "train" or "val") under `name`."""
+    """Registers one drawn set (kind "shapes" or "keypoints", split "train" or "val") under `name`."""
     json_file, image_root = map(str, set_paths(root, kind, split))
 
     def draw() -> None:
@@ -71,10 +72,12 @@ def as_names(names: str | Iterable[str] | None) -> list[str]:
 
 
 def ensure_registered(names: str | Iterable[str]) -> None:
-    """Register those of `names` that are of the form coco:ANNOTATIONS.json:IMAGE_ROOT and not yet known.
+    """Registers those of `names` that are of the form coco:ANNOTATIONS.json:IMAGE_ROOT and not yet known.
 
     Classes, and keypoints with their flip map and skeleton, are read from the JSON file.
-    Raises DatasetError for a name that Detectron2 does not know, or a file that cannot be read.
+
+    Raises:
+        DatasetError: a name that Detectron2 does not know, or a file that cannot be read.
     """
     for name in as_names(names):
         if name in DatasetCatalog:
@@ -88,7 +91,7 @@ def ensure_registered(names: str | Iterable[str]) -> None:
 
 
 def register_custom(name: str) -> None:
-    """Register the data set coco:ANNOTATIONS.json:IMAGE_ROOT under that name."""
+    """Registers the data set coco:ANNOTATIONS.json:IMAGE_ROOT under that name."""
     json_file, _, image_root = name.removeprefix(CUSTOM_PREFIX).rpartition(":")
     if not json_file or not image_root:
         raise DatasetError(f"{name}: expected {CUSTOM_PREFIX}ANNOTATIONS.json:IMAGE_ROOT, got no image root")
@@ -106,7 +109,7 @@ def register_custom(name: str) -> None:
 
 
 def label_keypoints(records: list[dict], num_keypoints: int) -> list[dict]:
-    """Give instances without keypoints `num_keypoints` unlabelled ones: Detectron2 wants all or none."""
+    """Gives instances without keypoints `num_keypoints` unlabelled ones: Detectron2 wants all or none."""
     for record in records:
         for annotation in record["annotations"]:
             annotation.setdefault("keypoints", [0.0] * (3 * num_keypoints))

@@ -1,4 +1,4 @@
-"""Semantic labels beside instances: one PNG an image, in COCO-stuff's layout.
+"""Semantic labels beside instances: one PNG per image, in COCO-stuff's layout.
 
     ROOT/coco/stuffthingmaps/{train2017,val2017}/000000000009.png
     ROOT/shapes/stuffthingmaps/{train,val}/000000.png
@@ -101,9 +101,11 @@ def label_path(folder: str | os.PathLike, file_name: str) -> Path:
 
 
 def register_semantic(name: str, source: str, folder: str, draw: Callable[[], object] | None = None) -> None:
-    """Register the COCO-format set `source` with semantic labels under `name`, unless that is known.
+    """Registers the COCO-format set `source` with semantic labels under `name`, unless that is known.
 
-    folder: the PNGs, named as the images; draw: makes them and the set where it is a drawn one.
+    Args:
+        folder: the PNGs, named as the images.
+        draw: makes them and the set where it is a drawn one.
     """
     if name in DatasetCatalog:
         return
@@ -126,9 +128,10 @@ def register_semantic(name: str, source: str, folder: str, draw: Callable[[], ob
 
 
 def register_semantic_sets(root: str | None = None) -> None:
-    """Register shapes_semantic_{train,val} and coco_2017_{train,val}_stuffthingmaps.
+    """Registers shapes_semantic_{train,val} and coco_2017_{train,val}_stuffthingmaps.
 
-    root: the folder of data sets; None for `datasets_root()`.
+    Args:
+        root: the folder of data sets; None for `datasets_root()`.
     """
     root = datasets_root() if root is None else root
     for split in SPLITS:

@@ -54,8 +54,8 @@ class COCOEvaluator(d2.COCOEvaluator):
         Args:
             inputs: dicts with "image_id".
             outputs: dicts with "instances" (`Instances` with pred_boxes, scores, pred_classes and optionally
-                pred_masks, (N, H, W) bool, or pred_masks_rle, mask_scores, and pred_keypoints, (N, K, 3)), or
-                "proposals".
+                pred_masks, (K, H, W) bool, or pred_masks_rle, mask_scores, and pred_keypoints,
+                (K, num_keypoints, 3)), or "proposals".
         """
         for single_input, output in zip(inputs, outputs):
             prediction = {"image_id": single_input["image_id"]}
@@ -184,8 +184,8 @@ def evaluate_coco(
         task: "bbox", "segm", "keypoints", or "boundary": masks by the lesser of their IoU and that of their
             boundaries (Boundary IoU, arXiv 2103.16562), which only faster-coco-eval has.
         img_ids: images to score; all by default.
-        max_dets: numbers of detections an image, the last one for AP; of no effect on keypoints.
-        kpt_oks_sigmas: of OKS, one a keypoint; COCO's 17 by default.
+        max_dets: numbers of detections per image, the last one for AP; of no effect on keypoints.
+        kpt_oks_sigmas: of OKS, one per keypoint; COCO's 17 by default.
         faster: by faster-coco-eval, which must be installed; else by pycocotools.
         dilation_ratio: width of a boundary, inwards, as a part of the image's diagonal; for "boundary" only.
 
@@ -227,7 +227,7 @@ def _as_mask(result: dict) -> dict:
 
 
 def _scorer(faster: bool, custom_max_dets: bool) -> tuple[type, type]:
-    """COCOeval and COCO of one library; their own summary knows no more than 100 detections an image."""
+    """COCOeval and COCO of one library; their own summary knows no more than 100 detections per image."""
     if not faster:
         return d2.COCOevalMaxDets if custom_max_dets else COCOeval, COCO
     import faster_coco_eval

@@ -1,7 +1,8 @@
 """The components registered with Detectron2: poolers, heads, RoI heads, meta architecture.
 
-Axes: N images, R regions of interest (RoIs) of all images together, C channels, K classes or keypoints,
-M side of a mask, S side of a keypoint heatmap. Boxes are xyxy in pixels of the network's input.
+Axes: N images, K regions of interest (RoIs) of all images together and K_i of image i, C channels, M side
+of a mask, S side of a keypoint heatmap; numbers of classes and keypoints are spelt out, num_classes and
+num_keypoints. Boxes are xyxy in pixels of the network's input.
 """
 
 from .config import add_config

@@ -18,7 +18,7 @@ def keypoint_loss(logits: Tensor, instances: list[Instances], normalizer: float 
     """Cross-entropy over the S^2 positions of each keypoint that is visible and lies in its RoI.
 
     Args:
-        logits: (R, K, S, S).
+        logits: (K, num_keypoints, S, S).
         instances: proposals with `proposal_boxes` and `gt_keypoints`, in the order of `logits`.
         normalizer: what the summed loss is divided by; None is the number of keypoints that count.
 
@@ -36,7 +36,7 @@ def keypoint_loss(logits: Tensor, instances: list[Instances], normalizer: float 
 
 
 def one_hot_labels(instances: Instances, heatmap_size: int, device: torch.device) -> Tensor:
-    """int64 (R_i * K,): position of each keypoint on its RoI's grid, row-major; -1 if it does not count."""
+    """int64 (K_i * num_keypoints,): row-major position of each keypoint on its RoI's grid; -1 not counted."""
     position, valid = instances.gt_keypoints.to_heatmap(instances.proposal_boxes.tensor, heatmap_size)
     return torch.where(valid > 0, position, _IGNORED).flatten().to(device)
 
@@ -53,13 +53,14 @@ class OneHotKeypointHead(KRCNNConvDeconvUpsampleHead):
         """Losses in training, `instances` with `pred_keypoints` in inference.
 
         Args:
-            x: (R, C, H, W) RoI features.
-            instances: N Instances, R in all. In training, proposals with `proposal_boxes` and
+            x: (K, C, H, W) RoI features.
+            instances: N Instances, K in all. In training, proposals with `proposal_boxes` and
                 `gt_keypoints`; in inference, detections with `pred_boxes`.
 
         Returns:
-            {"loss_keypoint": scalar}, or `instances` with `pred_keypoints` (R_i, K, 3), which are x, y in
-            pixels of the network's input and the score, and `pred_keypoint_heatmaps` (R_i, K, S, S) logits.
+            {"loss_keypoint": scalar}, or `instances` with `pred_keypoints` (K_i, num_keypoints, 3), which are
+            x, y in pixels of the network's input and the score, and `pred_keypoint_heatmaps`
+            (K_i, num_keypoints, S, S), logits.
         """
         logits = self.layers(x)
         if self.training:
@@ -72,7 +73,7 @@ class OneHotKeypointHead(KRCNNConvDeconvUpsampleHead):
 
 
 def decode(logits: Tensor, instances: list[Instances]) -> None:
-    """Sets `pred_keypoints` and `pred_keypoint_heatmaps` of detections from (R, K, S, S) logits, in place."""
+    """Sets `pred_keypoints` and `pred_keypoint_heatmaps`, in place, from (K, num_keypoints, S, S) logits."""
     boxes = torch.cat([image.pred_boxes.tensor for image in instances])
     sizes = [len(image) for image in instances]
     # The op's columns are x, y, logit, score; Detectron2's field holds x, y, score.

@@ -19,20 +19,21 @@ from .mask_loss import annotated, sigmoid_mask_loss, softmax_mask_loss
 
 
 def class_logits(x: Tensor, predictor: nn.Conv2d, classes: Tensor) -> Tensor:
-    """One class's output of a 1x1 convolution for each RoI, without computing the other K - 1.
+    """One class's output of a 1x1 convolution for each RoI, without computing those of the others.
 
     A 1x1 convolution is a matrix product at each pixel, so a class's output needs that class's row of the
-    weight alone: the numbers are those of `predictor(x)[arange(R), classes]` at 1/K of the work and memory.
+    weight alone: the numbers are those of `predictor(x)[arange(K), classes]` at 1 / num_classes of the work
+    and memory.
 
     Args:
-        x: (R, C, M, M).
-        predictor: 1x1 convolution of C to K channels.
-        classes: int64 (R,) in [0, K).
+        x: (K, C, M, M).
+        predictor: 1x1 convolution of C to num_classes channels.
+        classes: int64 (K,) in [0, num_classes).
 
     Returns:
-        (R, 1, M, M) logits.
+        (K, 1, M, M) logits.
     """
-    weight = predictor.weight.flatten(1)[classes].unsqueeze(1)  # (R, 1, C)
+    weight = predictor.weight.flatten(1)[classes].unsqueeze(1)  # (K, 1, C)
     if predictor.bias is None:
         logits = torch.bmm(weight, x.flatten(2))
     else:
@@ -44,20 +45,20 @@ class _OneMaskPerRoI(BaseMaskRCNNHead):
     """Forward of the heads that predict only the masks that are used."""
 
     def masks_of(self, x: Tensor, classes: list[Tensor]) -> Tensor:
-        """(R, ...) RoI features and the classes of each image's RoIs -> (R, 1, M, M) logits."""
+        """(K, ...) RoI features and the classes of each image's RoIs -> (K, 1, M, M) logits."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """Losses in training, `instances` with `pred_masks` in inference.
 
         Args:
-            x: (R, C, H, W) RoI features.
-            instances: N Instances, R in all. In training, foreground proposals with `proposal_boxes`,
+            x: (K, C, H, W) RoI features.
+            instances: N Instances, K in all. In training, foreground proposals with `proposal_boxes`,
                 `gt_classes` and `gt_masks` (images that lack masks are left out of the loss). In inference,
                 detections with `pred_classes`.
 
         Returns:
-            {"loss_mask": scalar}, or `instances` with `pred_masks`, probabilities of shape (R_i, 1, M, M).
+            {"loss_mask": scalar}, or `instances` with `pred_masks`, probabilities of shape (K_i, 1, M, M).
         """
         if self.training:
             x, instances = annotated(x, instances)
@@ -76,11 +77,11 @@ class FCNMaskHead(_OneMaskPerRoI, MaskRCNNConvUpsampleHead):
     """
 
     def layers(self, x: Tensor) -> Tensor:
-        """(R, C, H, W) -> (R, K, 2H, 2W): the logits of every class."""
+        """(K, C, H, W) -> (K, num_classes, 2H, 2W): the logits of every class."""
         return self.predictor(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """(R, C, H, W) -> (R, C', 2H, 2W): what the predictor sees."""
+        """(K, C, H, W) -> (K, C', 2H, 2W): what the predictor sees."""
         for layer in self:
             if layer is not self.predictor:
                 x = layer(x)
@@ -90,7 +91,7 @@ class FCNMaskHead(_OneMaskPerRoI, MaskRCNNConvUpsampleHead):
         return self.predict(self.features(x), classes)
 
     def predict(self, x: Tensor, classes: list[Tensor]) -> Tensor:
-        """(R, C', 2H, 2W) and the classes of each image's RoIs -> (R, 1, 2H, 2W): logits of those alone."""
+        """(K, C', 2H, 2W) and the classes of each image's RoIs -> (K, 1, 2H, 2W): logits of those alone."""
         if self.predictor.out_channels == 1 or not classes:
             return self.predictor(x)[:, :1]
         return class_logits(x, self.predictor, torch.cat(classes))
@@ -130,7 +131,7 @@ class SoftmaxMaskHead(FCNMaskHead):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MLPMaskHead(_OneMaskPerRoI):
-    """The fully connected mask branch of the paper's Table 2e: fc layers, then K x M x M logits at once."""
+    """The fully connected mask branch of the paper's Table 2e: layers, then num_classes x M x M logits."""
 
     @configurable
     def __init__(
@@ -171,14 +172,14 @@ class MLPMaskHead(_OneMaskPerRoI):
         }
 
     def layers(self, x: Tensor) -> Tensor:
-        """(R, C, H, W) -> (R, K, M, M): the logits of every class."""
+        """(K, C, H, W) -> (K, num_classes, M, M): the logits of every class."""
         x = x.flatten(1)
         for layer in self._hidden:
             x = layer(x).relu()
         return self.predictor(x).view(-1, self.num_classes, self.mask_size, self.mask_size)
 
     def masks_of(self, x: Tensor, classes: list[Tensor]) -> Tensor:
-        # Gathering M * M rows of the weight for each RoI would move more than computing all K masks does.
+        # Gathering M * M rows of the weight for each RoI would move more than all classes' masks do.
         logits = self.layers(x)
         if self.num_classes == 1 or not classes:
             return logits[:, :1]

@@ -12,7 +12,7 @@ from .mask_targets import mask_targets
 
 
 def annotated(x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:
-    """Drops the RoIs, rows of x (R, ...), of images whose annotations have no masks at all."""
+    """Drops the RoIs, rows of x (K, ...), of images whose annotations have no masks at all."""
     kept = [image.has("gt_masks") for image in instances]
     if all(kept):
         return x, instances
@@ -21,7 +21,7 @@ def annotated(x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Insta
 
 
 def targets_of(instances: list[Instances], mask_size: int) -> Tensor:
-    """Ground-truth masks within the proposal boxes: bool (R, M, M)."""
+    """Ground-truth masks within the proposal boxes: bool (K, M, M)."""
     return torch.cat([mask_targets(image.gt_masks, image.proposal_boxes, mask_size) for image in instances])
 
 
@@ -31,10 +31,10 @@ def sigmoid_mask_loss(
     """L_mask of the paper: average binary cross-entropy over the M x M pixels of every RoI.
 
     Args:
-        logits: (R, 1, M, M), of each RoI's ground-truth class alone.
+        logits: (K, 1, M, M), of each RoI's ground-truth class alone.
         instances: foreground proposals with `proposal_boxes` and `gt_masks`, in the order of `logits`.
         vis_period: iterations between pictures of prediction and target in the event storage; 0 is never.
-        targets: bool (R, M, M), where the caller has them already; else `targets_of(instances, M)`.
+        targets: bool (K, M, M), where the caller has them already; else `targets_of(instances, M)`.
 
     Returns:
         Scalar; 0, still connected to the graph, where there is no RoI.
@@ -51,10 +51,10 @@ def sigmoid_mask_loss(
 
 
 def softmax_mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
-    """Multinomial loss of the paper's Table 2b: per-pixel cross-entropy over K classes and the background.
+    """Multinomial loss of the paper's Table 2b: per-pixel cross-entropy of classes and background.
 
     Args:
-        logits: (R, K + 1, M, M), the background last.
+        logits: (K, num_classes + 1, M, M), the background last.
         instances: foreground proposals with `proposal_boxes`, `gt_classes` and `gt_masks`, as in `logits`.
 
     Returns:
@@ -72,7 +72,7 @@ def softmax_mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
 
 @torch.no_grad()
 def log_metrics(predicted: Tensor, targets: Tensor) -> None:
-    """Puts Detectron2's three mask metrics in the event storage; both arguments are bool (R, M, M)."""
+    """Puts Detectron2's three mask metrics in the event storage; both arguments are bool (K, M, M)."""
     wrong = predicted != targets
     # One transfer for all three: each would stall the device.
     total_wrong, missed, positive = torch.stack(
@@ -87,7 +87,7 @@ def log_metrics(predicted: Tensor, targets: Tensor) -> None:
 
 @torch.no_grad()
 def visualize(probabilities: Tensor, targets: Tensor) -> None:
-    """Puts one picture an RoI in the event storage: predicted probabilities beside the target."""
+    """Puts one picture per RoI in the event storage: predicted probabilities beside the target."""
     storage = get_event_storage()
     pairs = torch.cat([probabilities.float(), targets.float()], dim=2).cpu()
     for i, pair in enumerate(pairs):

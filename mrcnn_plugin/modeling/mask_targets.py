@@ -1,6 +1,6 @@
 """Targets of a mask head: each RoI's part of its ground-truth mask, whatever form the ground truth has.
 
-Axes: N RoIs with one ground-truth instance each, M x M cells of a target, H x W pixels of an image.
+Axes: K RoIs with one ground-truth instance each, M x M cells of a target, H x W pixels of an image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _MAX_FLOATS = 64 * 2**20
 
 def mask_targets(
     gt_masks: PolygonMasks | BitMasks,
-    boxes: Tensor | Boxes,  # [N, 4]
+    boxes: Tensor | Boxes,  # [K, 4]
     mask_size: int,
-) -> Tensor:  # [N, M, M]
+) -> Tensor:  # [K, M, M]
     """The intersection of each RoI with its ground-truth mask on M x M cells (Mask R-CNN, section 3.1).
 
     Equal to `gt_masks.crop_and_resize(boxes, mask_size)`: polygons are drawn into the box as pycocotools
@@ -27,12 +27,12 @@ def mask_targets(
     many samples as a cell has pixels, and a cell is inside at >= 0.5.
 
     Args:
-        gt_masks: Detectron2's PolygonMasks or BitMasks of N instances, one a box.
-        boxes: (N, 4) xyxy in image pixels.
+        gt_masks: Detectron2's PolygonMasks or BitMasks of K instances, one per box.
+        boxes: (K, 4) xyxy in image pixels.
         mask_size: M.
 
     Returns:
-        (N, M, M) bool on the device of `boxes`.
+        (K, M, M) bool on the device of `boxes`.
 
     Raises:
         ValueError: another number of masks than boxes.
@@ -42,7 +42,7 @@ def mask_targets(
     if not isinstance(gt_masks, (PolygonMasks, BitMasks)):
         raise TypeError(f"gt_masks must be PolygonMasks or BitMasks, got {type(gt_masks).__name__}")
     if len(gt_masks) != len(boxes):
-        raise ValueError(f"gt_masks must hold one mask a box, got {len(gt_masks)} for {len(boxes)} boxes")
+        raise ValueError(f"gt_masks must hold one mask per box, got {len(gt_masks)} for {len(boxes)} boxes")
     if type(gt_masks) is PolygonMasks:
         return rasterize_polygons(gt_masks.polygons, boxes, mask_size)
     if type(gt_masks) is BitMasks:
@@ -51,7 +51,7 @@ def mask_targets(
 
 
 def _crop_bitmasks(masks: Tensor, boxes: Tensor, mask_size: int) -> Tensor:
-    """(N, H, W) bool and (N, 4) to (N, M, M) bool, on the device of `boxes`."""
+    """(K, H, W) bool and (K, 4) to (K, M, M) bool, on the device of `boxes`."""
     targets = torch.empty((len(masks), mask_size, mask_size), dtype=torch.bool, device=masks.device)
     boxes_there = boxes.to(masks.device, torch.float32)
     step = max(1, _MAX_FLOATS // max(1, masks.shape[1] * masks.shape[2]))

@@ -71,9 +71,9 @@ class MaskRCNN(GeneralizedRCNN):
         """As GeneralizedRCNN.inference, but for the form of the masks.
 
         Returns:
-            One {"instances": Instances} an image, at its "height" x "width", with `pred_boxes`, `scores`,
-            `pred_classes`, masks as `mask_format` says, `pred_keypoints` (R, K, 3). With
-            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (R, 1, M, M).
+            One {"instances": Instances} per image, at its "height" x "width", with `pred_boxes`, `scores`,
+            `pred_classes`, masks as `mask_format` says, `pred_keypoints` (K, num_keypoints, 3). With
+            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (K, 1, M, M).
         """
         results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
         if not do_postprocess:

@@ -1,4 +1,4 @@
-"""Run-length encode the masks of detections straight from their small grids."""
+"""Run-length encodes the masks of detections straight from their small grids."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mrcnn_plugin.ops import reference
 from mrcnn_plugin.ops.library import native
 
-# Heatmap rows and columns, and upsampled pixels searched along a side; csrc/heatmap.h has the same number.
+# Rows and columns of a heatmap, and upsampled pixels searched along a side; as in csrc/keypoints/heatmap.h.
 MAX_SIDE = reference.keypoints.MAX_SIDE
 
 

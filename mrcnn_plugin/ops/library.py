@@ -83,8 +83,8 @@ def _check_first_cuda_call() -> None:
         raise RuntimeError(
             f"mrcnn_plugin: CUDA kernels on {device} ({name}) do not agree with the CPU's: "
             f"{'; '.join(wrong)}. Set {CUDA_SWITCH}=0 to use torchvision's RoIAlign and the PyTorch "
-            "reference ops instead, and report this with the output of "
-            "`python -m mrcnn_plugin.collect_env --check`"
+            "reference ops instead, and report this with the output "
+            "of `python -m mrcnn_plugin.collect_env --check`"
         )
     _checked.append(name)
 
@@ -103,7 +103,7 @@ def simd_level() -> str:
 def native(device_type: str) -> bool:
     """Whether the native kernels for tensors on `device_type` ("cpu", "cuda", ...) are loaded.
 
-    "meta" counts as native where the schemas are loaded: fake kernels then answer. Warns once a device
+    "meta" counts as native where the schemas are loaded: fake kernels then answer. Warns once per device
     type where they are not.
     """
     if STATUS["cpu"] is None and (device_type == "meta" or STATUS.get(device_type, "") is None):

@@ -1,4 +1,4 @@
-"""Paste the masks of detections, predicted on a small grid, into image-sized masks."""
+"""Pastes the masks of detections, predicted on a small grid, into image-sized masks."""
 
 from __future__ import annotations
 

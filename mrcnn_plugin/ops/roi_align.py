@@ -163,7 +163,7 @@ def _pair(output_size: int | tuple[int, int]) -> tuple[int, int]:
 def _to_rois(boxes: Sequence[Tensor], input: Tensor) -> Tensor:
     """Boxes of each image, N x (K_n, 4), to (K, 5) with the batch index in front."""
     if len(boxes) != input.shape[0]:
-        raise ValueError(f"boxes must be a list of {input.shape[0]} tensors, one an image, got {len(boxes)}")
+        raise ValueError(f"boxes must be a list of {input.shape[0]} tensors, one per image, got {len(boxes)}")
     for image, one in enumerate(boxes):
         if one.dim() != 2 or one.shape[1] != 4:
             raise ValueError(f"boxes[{image}] must have shape (K, 4), got {tuple(one.shape)}")
@@ -183,7 +183,7 @@ def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode:
         raise ValueError(f"mode must be one of {_MODES}, got {mode!r}")
     if not features or len(features) != len(scales):
         raise ValueError(
-            f"features and scales must have one entry a level, got {len(features)} and {len(scales)}"
+            f"features and scales must have one entry per level, got {len(features)} and {len(scales)}"
         )
     first = features[0]
     for level, feature in enumerate(features):

@@ -34,7 +34,7 @@ def _say(text: str) -> None:
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; the second ends the process at once.
+    """Turns the first SIGINT or SIGTERM into a request to stop; the second ends the process at once.
 
     As a context manager it installs the handlers, where it is entered in the main thread, and puts the
     former ones back.
@@ -96,7 +96,7 @@ class StopSignals:
 
 
 class InterruptCheckpointer(HookBase):
-    """After the step in which a stop was wished for: saves a checkpoint and raises Interrupted.
+    """After the step in which a stop was requested: saves a checkpoint and raises Interrupted.
 
     It comes after the hook that steps the learning rate, so that the checkpoint is as a periodic one.
     """
@@ -107,14 +107,14 @@ class InterruptCheckpointer(HookBase):
         self.saved = False
 
     def before_train(self) -> None:
-        self._raise_if_wished()
+        self._raise_if_requested()
 
     def after_step(self) -> None:
         # After the last step model_final is already there, and little is left to stop.
         if self.trainer.iter + 1 < self.trainer.max_iter:
-            self._raise_if_wished(save=True)
+            self._raise_if_requested(save=True)
 
-    def _raise_if_wished(self, save: bool = False) -> None:
+    def _raise_if_requested(self, save: bool = False) -> None:
         signum = self._signals.agreed()
         if signum is None:
             return

@@ -42,7 +42,7 @@ def launch(
     here and talk through gloo.
 
     Args:
-        num_processes: on this machine; one a GPU.
+        num_processes: on this machine; one per GPU.
         dist_url: where the processes meet; "auto" takes a free local port (one machine only).
 
     Returns:
@@ -153,7 +153,7 @@ def _forwarded_signals() -> Iterator[None]:
 
 
 def run(main: Callable[..., Any], *launch_args: Any) -> int:
-    """`launch`, with an exit status in place of errors that a person can mend.
+    """`launch`, with an exit status in place of errors that a person can fix.
 
     Returns:
         0, or what `main` returned; 2 after a ConfigError or DatasetError, printed as one line; 128 + signal

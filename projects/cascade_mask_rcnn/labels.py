@@ -16,14 +16,15 @@ def label_proposals(
     None is dropped or sampled: refined boxes are positive often enough even at a higher IoU.
 
     Args:
-        proposals: R boxes `proposal_boxes`, xyxy in pixels of the network's input.
+        proposals: K boxes `proposal_boxes`, xyxy in pixels of the network's input.
         targets: G instances with `gt_boxes` and int64 `gt_classes`; G may be 0.
         matcher: says from which IoU on a box is positive: at 0.5, 0.6, 0.7 in the three stages.
-        num_classes: K, the label of the background.
+        num_classes: also the label of the background.
 
     Returns:
-        `proposals`, with int64 `gt_classes` (R,) in [0, K], `gt_boxes` (R, 4) and `gt_indices` int64 (R,),
-        the instance that box and class are of; all of background boxes but their class means nothing.
+        `proposals`, with int64 `gt_classes` (K,) in [0, num_classes], `gt_boxes` (K, 4) and int64
+        `gt_indices` (K,), the instance that box and class are of; of background boxes
+        nothing but the class has a meaning.
     """
     matched, positive = matcher(pairwise_iou(targets.gt_boxes, proposals.proposal_boxes))
     background = torch.full_like(matched, num_classes)
@@ -41,11 +42,11 @@ def with_gt_masks(proposals: Instances, targets: Instances) -> Instances:
     """Gives the positive ones of an image's labelled proposals the masks that they are to predict.
 
     Args:
-        proposals: positives of `label_proposals`, with `gt_indices` (R,).
+        proposals: positives of `label_proposals`, with `gt_indices` (K,).
         targets: the instances that the indices refer to; without `gt_masks` the proposals stay as they are.
 
     Returns:
-        `proposals`, with `gt_masks` of R masks where there are any. Masks are as large as an image, so they
+        `proposals`, with `gt_masks` of K masks where there are any. Masks are as large as an image, so they
         are looked up for positives alone.
     """
     if len(proposals) and targets.has("gt_masks") and not proposals.has("gt_masks"):

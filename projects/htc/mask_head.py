@@ -43,11 +43,11 @@ class HTCMaskHead(FCNMaskHead):
         """The stage's mask features m_t of its RoI features, from which `forward` predicts.
 
         Args:
-            x: (R, C, H, W) RoI features.
-            previous: (R, C', H, W), what the head before returned for the same RoIs; None: there is none.
+            x: (K, C, H, W) RoI features.
+            previous: (K, C', H, W), what the head before returned for the same RoIs; None: there is none.
 
         Returns:
-            (R, C', H, W).
+            (K, C', H, W).
         """
         if previous is not None:
             x = x + self.flow(previous)
@@ -56,5 +56,5 @@ class HTCMaskHead(FCNMaskHead):
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """(R, C', H, W) of `refine` -> (R, C'', 2H, 2W): what the predictor sees."""
+        """(K, C', H, W) of `refine` -> (K, C'', 2H, 2W): what the predictor sees."""
         return self.deconv_relu(self.deconv(x))

@@ -33,7 +33,7 @@ class FusedSemanticHead(nn.Module):
         Args:
             in_features: names of the maps.
             in_channels: of each map, and of the semantic features.
-            num_classes: K, of the segmentation, things and stuff.
+            num_classes: of the segmentation, things and stuff.
             fused_feature: the one of `in_features` that gives the others its size.
             num_convs: 3x3 convolutions.
             loss_weight: the beta of section 3.3.
@@ -63,7 +63,7 @@ class FusedSemanticHead(nn.Module):
             features: maps (N, C, H_l, W_l) by name.
 
         Returns:
-            Semantic features (N, C, H, W) and class logits (N, K, H, W), of the size of `fused_feature`.
+            Semantic features (N, C, H, W) and class logits (N, num_classes, H, W), of `fused_feature`'s size.
         """
         size = features[self.fused_feature].shape[-2:]
         fused = 0
@@ -80,9 +80,9 @@ class FusedSemanticHead(nn.Module):
         """Cross-entropy at the labelled pixels, the centres of the cells of the map.
 
         Args:
-            logits: (N, K, H, W).
-            sem_seg: (N, sH, sW) int64 in [0, K) or `ignore_value`, at the network's input size; None: no
-                labels at all.
+            logits: (N, num_classes, H, W).
+            sem_seg: (N, sH, sW) int64 in [0, num_classes) or `ignore_value`, at the network's input size;
+                None: no labels at all.
 
         Returns:
             {"loss_semantic": scalar}; 0, still connected to the graph, where no pixel is labelled.

@@ -1,6 +1,6 @@
 """Targets and loss of the MaskIoU head (paper section 3.3): IoU of a predicted mask with the whole object.
 
-Axes: R RoIs with one ground-truth instance each, M x M cells of a predicted mask.
+Axes: K RoIs with one ground-truth instance each, M x M cells of a predicted mask.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def area_ratio(
     covers: the ratio is exactly 1 where the RoI holds the object, whatever its size and resolution.
 
     Args:
-        gt_masks: of R instances.
+        gt_masks: of K instances.
         gt_boxes: around these masks, xyxy in image pixels.
         boxes: RoIs, xyxy in image pixels.
 
     Returns:
-        (R,) float32 in [0, 1]; 1 for a mask without area.
+        (K,) float32 in [0, 1]; 1 for a mask without area.
     """
     objects, rois = gt_boxes.tensor.float(), boxes.tensor.float()
     cells = mask_targets(gt_masks, objects, _GRID)
@@ -44,7 +44,7 @@ def area_ratio(
 
 
 def _covered(start: Tensor, end: Tensor, roi_start: Tensor, roi_end: Tensor) -> Tensor:
-    """The covered part of each of the grid's intervals between start and end: (R,) each -> (R, _GRID)."""
+    """The covered part of each of the grid's intervals between start and end: (K,) each -> (K, _GRID)."""
     step = ((end - start) / _GRID).clamp(min=1e-6)[:, None]
     # In units of one interval, so that what is covered wholly comes to exactly 1.
     first, last = (roi_start - start)[:, None] / step, (roi_end - start)[:, None] / step
@@ -68,7 +68,7 @@ def mask_iou_targets(
         ratio: `area_ratio` of the ground truth.
 
     Returns:
-        (R,) float32 in [0, 1].
+        (K,) float32 in [0, 1].
     """
     overlap = (masks & targets).sum(dim=(1, 2))
     full = targets.sum(dim=(1, 2)) / ratio.clamp(min=1e-6)
@@ -80,8 +80,8 @@ def mask_iou_loss(predicted: Tensor, targets: Tensor) -> Tensor:
     """L2 loss, half of the mean squared error, over the masks that touch their object at all.
 
     Args:
-        predicted: (R,) IoU of the ground-truth class.
-        targets: (R,) from `mask_iou_targets`; where 0, the RoI is left out, as in the authors' code.
+        predicted: (K,) IoU of the ground-truth class.
+        targets: (K,) from `mask_iou_targets`; where 0, the RoI is left out, as in the authors' code.
 
     Returns:
         Scalar; 0, still connected to the graph, where nothing is left.

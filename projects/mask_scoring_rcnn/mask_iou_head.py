@@ -16,7 +16,7 @@ class MaskIoUHead(nn.Module):
     """Regresses the IoU of a predicted mask with its object, for each class (paper section 3.3, Figure 3).
 
     The mask is max-pooled to the size of the RoI features and joins them as one more channel; then 3x3
-    convolutions, the last of stride 2, fully connected layers, and one output a class.
+    convolutions, the last of stride 2, fully connected layers, and one output per class.
     """
 
     @configurable
@@ -78,12 +78,12 @@ class MaskIoUHead(nn.Module):
         """The predicted IoU of each mask.
 
         Args:
-            x: (R, C, H, W) RoI features.
-            masks: (R, 1, M, M) predicted probabilities of the class in question.
-            classes: int64 (R,) in [0, K): that class.
+            x: (K, C, H, W) RoI features.
+            masks: (K, 1, M, M) predicted probabilities of the class in question.
+            classes: int64 (K,) in [0, num_classes): that class.
 
         Returns:
-            (R,) float32; not clamped to [0, 1].
+            (K,) float32; not clamped to [0, 1].
         """
         x = torch.cat([x, F.adaptive_max_pool2d(masks.to(x.dtype), self._size)], dim=1)
         for conv in self._convs:

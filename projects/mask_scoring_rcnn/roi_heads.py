@@ -30,7 +30,7 @@ class MaskScoringROIHeads(MaskRCNNROIHeads):
         """
         Args:
             mask_iou_head: a MaskIoUHead, or a module of its `forward` and `loss_weight`.
-            kwargs: as MaskRCNNROIHeads; `mask_head` must predict one mask a RoI (FCNMaskHead, MLPMaskHead),
+            kwargs: as MaskRCNNROIHeads; `mask_head` must predict one mask per RoI (FCNMaskHead, MLPMaskHead),
                 from the features of a `mask_pooler`.
         """
         super().__init__(**kwargs)
@@ -82,7 +82,7 @@ class MaskScoringROIHeads(MaskRCNNROIHeads):
         }
 
     def _score_masks(self, x: Tensor, instances: list[Instances]) -> None:
-        """Sets `mask_scores` (R_i,), from `scores` and the predicted IoU (paper section 3.2)."""
+        """Sets `mask_scores` (K_i,), from `scores` and the predicted IoU (paper section 3.2)."""
         masks = torch.cat([image.pred_masks for image in instances])
         classes = torch.cat([image.pred_classes for image in instances])
         iou = self.mask_iou_head(x, masks, classes)

@@ -1,6 +1,6 @@
 """Adaptive feature pooling (PANet, section 3.2): every RoI is pooled from every level.
 
-Axes: R RoIs of all images, L levels, C channels, P x Q bins.
+Axes: K RoIs of all images, L levels, C channels, P x Q bins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AdaptiveFeaturePooler(ROIPooler):
             raise ValueError(f"pooler_type must be one of ROIAlign's, got {self.pooler_type!r}")
 
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
-        """L maps (N, C, H_l, W_l) and (R, 5) boxes -> (R, L, C, P, Q); each level's RoIs lie together."""
+        """L maps (N, C, H_l, W_l) and (K, 5) boxes -> (K, L, C, P, Q); each level's RoIs lie together."""
         num_levels, num_rois = len(x), len(rois)
         levels = torch.arange(num_levels, device=rois.device).repeat_interleave(num_rois)
         pooled = self.align(x, rois.repeat(num_levels, 1), levels=levels)
@@ -51,10 +51,10 @@ class LevelFusion(nn.ModuleList):
         return cls(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, L, ...) to (R, ...): the maximum over l of layer_l(x[:, l])."""
+        """(K, L, ...) to (K, ...): the maximum over l of layer_l(x[:, l])."""
         if x.shape[1] != len(self):
             raise ValueError(
-                f"x must have shape (R, {len(self)}, ...), one entry a level, got {tuple(x.shape)}"
+                f"x must have shape (K, {len(self)}, ...), one entry per level, got {tuple(x.shape)}"
             )
         return torch.stack([layer(one) for layer, one in zip(self, x.unbind(1))]).amax(0)
 

@@ -1,6 +1,6 @@
 """Mask head of PANet: fusion of all levels' features, and of a fully connected view (section 3.3).
 
-Axes: R RoIs, L levels, C channels, H x W of the pooled features, M = 2H side of a mask.
+Axes: K RoIs, L levels, C channels, H x W of the pooled features, M = 2H side of a mask.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FullyConnectedMask(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, H, W) to (R, 1, M, M): class-agnostic logits."""
+        """(K, C, H, W) to (K, 1, M, M): class-agnostic logits."""
         x = self.conv5_fc(self.conv4_fc(x))
         return self.fc(x.flatten(1)).view(-1, 1, self.mask_size, self.mask_size)
 
@@ -93,7 +93,7 @@ class PANetMaskHead(FCNMaskHead):
         return {**ret, "num_levels": num_levels, "fully_connected_fusion": True}
 
     def layers(self, x: Tensor) -> Tensor:
-        """(R, C, H, W), or (R, L, C, H, W) with `num_levels`, to (R, K, M, M): every class's logits."""
+        """(K, C, H, W), or (K, L, C, H, W) with `num_levels`, to logits (K, num_classes, M, M)."""
         shared, features = self._branches(x)
         return self._fuse(self.predictor(features), shared)
 

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from helpers.tiny_runs import TINY, tiny_arguments, train_in_process
 
 from mrcnn_plugin.config import fit_to_dataset, fit_to_device, load_config
-from mrcnn_plugin.config.fine_tuning import Choice, FineTuning, table_of
+from mrcnn_plugin.config.fine_tuning import Choice, FineTuning, measure_bfloat16_gain, table_of
 from mrcnn_plugin.data import CocoSummary
 from mrcnn_plugin.data.coco_summary import ClassCounts, quantiles
 from mrcnn_plugin.errors import ConfigError
@@ -113,7 +113,23 @@ def test_detections_follow_the_densest_image(densest, expected):
 @pytest.mark.parametrize(("instances", "expected"), [(100, 64), (1000, 96), (3000, 256), (90000, 512)])
 def test_rois_follow_the_number_of_instances(instances, expected):
     key = "model.roi_heads.batch_size_per_image"
-    assert chosen(summary_of(instances=instances))[key] == expected
+    assert chosen(summary_of(instances=instances), "cuda")[key] == expected
+    assert chosen(summary_of(instances=instances))[key] == min(expected, 128)
+
+
+def test_precision_follows_the_measurement():
+    key = "train.amp.enabled"
+    assert key not in chosen(summary_of())
+    assert key not in chosen(summary_of(), bfloat16_gain=1.4)
+    assert chosen(summary_of(), bfloat16_gain=1.6)[key] is True
+    assert chosen(summary_of(), "cuda")[key] is True
+
+
+def test_the_gain_of_bfloat16_is_measured(monkeypatch):
+    clock = iter(range(1000))
+    # Every reading is a second after the one before: both take as long.
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert measure_bfloat16_gain() == 1.0
 
 
 def test_rle_masks_are_read_as_bitmasks():

@@ -1,4 +1,4 @@
-# First, since it mends Detectron2 for the installed libraries.
+# First, since it adapts Detectron2 for the installed libraries.
 import mrcnn_plugin  # noqa: F401
 
 # isort: split

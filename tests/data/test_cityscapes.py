@@ -214,7 +214,7 @@ def test_detectron2s_loader_finds_what_was_drawn(root):
     assert all(Path(r["sem_seg_file_name"]).is_file() for r in load_cityscapes_semantic(*split(root)))
 
 
-def test_what_is_missing_is_one_line_with_the_mend(tmp_path):
+def test_what_is_missing_is_one_line_that_says_how_to_fix_it(tmp_path):
     ensure_drawn(tmp_path, dataclasses.replace(SMALL, images=2))
     image_dir, gt_dir = split(tmp_path)
     check_cityscapes(image_dir, gt_dir)

@@ -103,7 +103,7 @@ def change(dataset, key, index, **values):
 ERRORS = {
     "cut short": (
         lambda d: json.dumps(d, indent=1)[:-30],
-        r"json:\d+:\d+: malformed JSON \(.*; mend that line",
+        r"json:\d+:\d+: malformed JSON \(.*; fix that line",
     ),
     "line and column": (
         lambda d: '{"images": [],\n "x" 1}',
@@ -146,7 +146,7 @@ ERRORS = {
     ),
     "unknown category": (
         lambda d: change(d, "annotations", 1, category_id=99),
-        'annotation 2 has category_id 99, which is not in "categories"; add that category or mend',
+        'annotation 2 has category_id 99, which is not in "categories"; add that category or fix',
     ),
     "ignore": (
         lambda d: change(d, "annotations", 0, ignore=1),
@@ -181,7 +181,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_are_one_line_with_file_and_mend(tmp_path, coco, case):
+def test_errors_are_one_line_with_the_file_and_a_fix(tmp_path, coco, case):
     spoil, message = ERRORS[case]
     path = save(tmp_path, spoil(coco))
     with pytest.raises(DatasetError, match=message) as error:

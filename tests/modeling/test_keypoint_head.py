@@ -20,7 +20,7 @@ def head(normalizer="visible", num_keypoints=3, **kwargs):
 
 
 def proposals(keypoints, box=(0.0, 0.0, 28.0, 28.0)):
-    """One image; keypoints: (R, K, 3) list of x, y, visibility; K is 3 where there is none."""
+    """One image; keypoints: (K, num_keypoints, 3) list of x, y, visibility; 3 of them where there is none."""
     keypoints = torch.tensor(keypoints, dtype=torch.float32)
     keypoints = keypoints if len(keypoints) else keypoints.view(0, 3, 3)
     boxes = torch.tensor([box]).repeat(len(keypoints), 1)

@@ -68,5 +68,5 @@ def test_subclass_keeps_its_own_targets():
 def test_errors():
     with pytest.raises(TypeError, match="PolygonMasks or BitMasks, got Tensor"):
         mask_targets(torch.zeros(1, 5, 5), boxes(1), 28)
-    with pytest.raises(ValueError, match="one mask a box, got 2 for 3 boxes"):
+    with pytest.raises(ValueError, match="one mask per box, got 2 for 3 boxes"):
         mask_targets(triangles(2), boxes(3), 28)

@@ -61,8 +61,8 @@ def test_bad_arguments(features, arguments, message):
 @pytest.mark.parametrize(
     ("features", "scales", "message"),
     [
-        ([], [], "one entry a level"),
-        ([FEATURES], [1.0, 0.5], "one entry a level"),
+        ([], [], "one entry per level"),
+        ([FEATURES], [1.0, 0.5], "one entry per level"),
         ([FEATURES, FEATURES.double()], [1.0, 0.5], r"dtype and device of features\[0\]"),
         ([FEATURES, FEATURES[:1]], [1.0, 0.5], r"features\[1\] must have shape"),
         ([FEATURES, FEATURES.to("meta")], [1.0, 0.5], r"dtype and device of features\[0\]"),

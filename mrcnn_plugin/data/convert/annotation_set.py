@@ -87,7 +87,7 @@ class AnnotationSet:
         self._by_path: dict[Path, int] = {}
 
     def add_picture(self, picture: Picture, image: dict | None = None, subset: str | None = None) -> int:
-        """Add a picture; its id, which for one that is there already is the former.
+        """Adds a picture; its id, which for one that is there already is the former.
 
         image: further fields of COCO's entry; its `id` is kept where it is an integer and free.
         """
@@ -107,7 +107,7 @@ class AnnotationSet:
         return image_id
 
     def add_instance(self, image_id: int, category_id: int, fields: dict | None, name: str) -> None:
-        """Add an instance, unless its mask is empty.
+        """Adds an instance, unless its mask is empty.
 
         fields: segmentation, area and bbox as `masks` gives them, None for an empty mask; an `id` of its own
         is kept where it is free; name: where it stands in the source.

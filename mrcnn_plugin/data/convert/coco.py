@@ -18,13 +18,19 @@ REMOVE = "add it or remove the entry"
 
 
 def read_coco(sources: Sequence[str | os.PathLike], options: Options = DEFAULTS) -> AnnotationSet:
-    """Read one or more COCO JSON files as one.
+    """Reads one or more COCO JSON files as one.
 
-    sources: each JSON:IMAGE_ROOT, with or without `coco:` before it; without an image root images/ beside the
-    JSON where that is, else its folder. Categories are the same where their names are, pictures where their
-    files are, annotations where mask and box are; ids are kept where they are free, the first file's first.
-    What is missing of width, height, area, bbox, iscrowd and ids is
-    added; all other fields are kept. Raises DatasetError.
+    Categories are the same where their names are, pictures where their files are, annotations where mask and
+    box are; ids are kept where they are free, the first file's first. What is missing of width, height, area,
+    bbox, iscrowd and ids is added; all other fields are kept.
+
+    Args:
+        sources: each JSON:IMAGE_ROOT, with or without `coco:` before it; without an image root images/ beside
+            the JSON where that is, else its folder.
+        options: of every reader.
+
+    Raises:
+        DatasetError: a file is missing or malformed.
     """
     files = [CocoFile(*split_source(os.fspath(source))) for source in sources]
     roots = [file.root for file in files]
@@ -86,7 +92,7 @@ class CocoFile:
         )
 
     def add_categories(self, found: AnnotationSet, ids: Ids) -> dict[object, int]:
-        """Add those whose names are new; file's category id -> id."""
+        """Adds those whose names are new; file's category id -> id."""
         names = Counter(str(entry.get("name")) for entry in self.content["categories"])
         known = {category["name"]: category for category in found.categories}
         result = {}
@@ -109,7 +115,7 @@ class CocoFile:
         return result
 
     def add_images(self, found: AnnotationSet, options: Options) -> dict[object, tuple | None]:
-        """Add the images; file's image id -> (id, turn of its annotations), None for one left out."""
+        """Adds the images; file's image id -> (id, turn of its annotations), None for one left out."""
         result = {}
         for index, entry in enumerate(progress(self.content["images"], f"reading {self.path.name}")):
             own, name = as_id(entry.get("id")), entry.get("file_name")
@@ -153,7 +159,7 @@ class CocoFile:
 
 
 def complete(entry: dict, other: dict) -> None:
-    """Add what only the other entry of the same thing has: keypoints, beside instances in another file."""
+    """Adds what only the other entry of the same thing has: keypoints, beside instances in another file."""
     for key, value in other.items():
         entry.setdefault(key, value)
 

@@ -156,7 +156,7 @@ def printable(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert as the command line says. The exit status: 0, or 2 after an error, printed as one line."""
+    """Converts as the command line says. The exit status: 0, or 2 after an error, printed as one line."""
     args = parser().parse_args(arguments)
     try:
         out = absolute(args.out)

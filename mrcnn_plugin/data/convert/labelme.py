@@ -50,11 +50,14 @@ class Part:
 
 
 def read_labelme(source: str | os.PathLike, options: Options = DEFAULTS) -> AnnotationSet:
-    """Read a folder of LabelMe's JSON files, and its subfolders.
+    """Reads a folder of LabelMe's JSON files, and its subfolders.
 
     Polygons, rectangles, circles and masks are taken; points and lines have no area and are left out. A
     picture is the file imagePath, or imageData where there is none. Classes are `options.classes`, or the
-    labels in the order of the alphabet, with ids from 1. Raises DatasetError.
+    labels in the order of the alphabet, with ids from 1.
+
+    Raises:
+        DatasetError: a file is missing or malformed.
     """
     root = require_folder(absolute(source), f"expected {LAYOUT}")
     found = AnnotationSet(root)
@@ -76,7 +79,7 @@ def read_labelme(source: str | os.PathLike, options: Options = DEFAULTS) -> Anno
 
 
 def add_instances(instances: list[tuple], found: AnnotationSet, options: Options) -> None:
-    """Add (image id, label, fields, name) of all files, once their labels are known."""
+    """Adds (image id, label, fields, name) of all files, once their labels are known."""
     names = list(options.classes) or sorted({label for _, label, _, _ in instances})
     found.categories = named_categories(names)
     ids = {category["name"]: category["id"] for category in found.categories}
@@ -100,7 +103,7 @@ class LabelMeFile:
         return DatasetError(f"{self.path}: {message}")
 
     def add_picture(self, found: AnnotationSet, options: Options) -> tuple[int, Turn | None] | None:
-        """Add the picture that it annotates; its id and what makes the annotations upright."""
+        """Adds the picture that it annotates; its id and what makes the annotations upright."""
         path = self.image_path()
         embedded = self.embedded() if not path.is_file() else None
         if embedded is not None:

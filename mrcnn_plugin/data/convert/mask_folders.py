@@ -1,9 +1,9 @@
 """Folders of instance masks as pictures, in two published layouts.
 
-2018 Data Science Bowl (https://www.kaggle.com/c/data-science-bowl-2018/data), a folder a picture:
+2018 Data Science Bowl (https://www.kaggle.com/c/data-science-bowl-2018/data), one folder per picture:
 
     ROOT/ID/images/ID.png
-    ROOT/ID/masks/*.png          one binary mask an instance
+    ROOT/ID/masks/*.png          one binary mask per instance
 
 Penn-Fudan (https://www.cis.upenn.edu/~jshi/ped_html), one mask a picture:
 
@@ -30,11 +30,13 @@ DSB2018_LAYOUT = "folders with images/ (one picture) and masks/ (one PNG an inst
 
 
 def read_dsb2018(source: str | os.PathLike, options: Options = DEFAULTS) -> AnnotationSet:
-    """Read folders in the layout of the 2018 Data Science Bowl, found at any depth.
+    """Reads folders in the layout of the 2018 Data Science Bowl, found at any depth.
 
     Whatever is not 0 in a mask is its instance; masks may overlap. One class, `options.classes` or "nucleus".
-    A folder without masks/ is left out, one with an empty masks/ kept as a picture without instances. Raises
-    DatasetError.
+    A folder without masks/ is left out, one with an empty masks/ kept as a picture without instances.
+
+    Raises:
+        DatasetError: the folder has another layout, or a file cannot be read.
     """
     root = require_folder(absolute(source), f"expected {DSB2018_LAYOUT}")
     found = AnnotationSet(root, named_categories(one_class(options, "nucleus", root)))
@@ -68,11 +70,14 @@ def read_pennfudan(
     mask_folder: str = "PedMasks",
     mask_suffix: str = "_mask",
 ) -> AnnotationSet:
-    """Read pictures and their masks of instance ids in Penn-Fudan's layout, subfolders included.
+    """Reads pictures and their masks of instance ids in Penn-Fudan's layout, subfolders included.
 
     The mask of NAME.png is NAME + mask_suffix, a picture of one channel: grey of 1 to 32 bits, or a palette,
     whose indices are the ids. 0 is background. One class, `options.classes` or "person". A picture without a
-    mask is left out, one with an empty mask kept as a picture without instances. Raises DatasetError.
+    mask is left out, one with an empty mask kept as a picture without instances.
+
+    Raises:
+        DatasetError: the folder has another layout, or a file cannot be read.
     """
     root = absolute(source)
     layout = f"{image_folder}/NAME.png and {mask_folder}/NAME{mask_suffix}.png"

@@ -27,14 +27,22 @@ def write_coco(
     copy_images: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> list[tuple[Path, Path]]:
-    """Write `out`, or for a split OUT_train.json, OUT_val.json, ... beside it.
+    """Writes `out`, or for a split OUT_train.json, OUT_val.json, ... beside it.
 
-    val_fraction: of the pictures, drawn by `seed`, that go to OUT_val.json in place of the source's own
-    splits; one_file: join the source's splits; copy_images: a folder for copies of the pictures, which else
-    are named where they are; overwrite: files that exist.
+    Every file is whole or not there; the JSON files come last.
 
-    Returns (JSON file, image root) of each file. Every file is whole or not there; the JSON files come last.
-    Raises DatasetError.
+    Args:
+        val_fraction: of the pictures, drawn by `seed`, that go to OUT_val.json in place of the source's own
+            splits.
+        one_file: joins the source's splits.
+        copy_images: a folder for copies of the pictures, which else are named where they are.
+        overwrite: whether files that exist are replaced.
+
+    Returns:
+        (JSON file, image root) of each file.
+
+    Raises:
+        DatasetError: a file exists or cannot be written.
     """
     out = absolute(out)
     subsets = split(annotations, val_fraction, seed, one_file)
@@ -65,7 +73,7 @@ def subset_path(out: Path, name: str) -> Path:
 
 
 def check_outputs(paths: list[Path], overwrite: bool) -> None:
-    """Raise a DatasetError where a file cannot be written, or must not be."""
+    """Raises a DatasetError where a file cannot be written, or must not be."""
     for path in paths:
         if path.suffix != ".json":
             raise DatasetError(f"{path}: the output must end in .json")
@@ -117,7 +125,7 @@ def relative_names(annotations: AnnotationSet) -> tuple[Path, dict[int, str]]:
 
 
 def copy_pictures(annotations: AnnotationSet, names: dict[int, str], folder: Path, overwrite: bool) -> None:
-    """Copy the pictures, unchanged with their EXIF, under the same names; those there already are kept."""
+    """Copies the pictures, unchanged with their EXIF, under the same names; those there already are kept."""
     for image_id, name in progress(names.items(), f"copying to {folder.name}"):
         source, target = annotations.pictures[image_id].path, folder / name
         content = annotations.contents[image_id]() if image_id in annotations.contents else None

@@ -1,6 +1,6 @@
 """YOLO's folders of polygons: images/, labels/ and data.yaml, as Ultralytics documents them.
 
-https://docs.ultralytics.com/datasets/segment: one text file a picture, one line an instance,
+https://docs.ultralytics.com/datasets/segment: one text file per picture, one line per instance,
 `class x1 y1 x2 y2 ...`, coordinates as fractions of the picture's width and height. Five numbers are a box,
 `class x y width height` of its centre.
 """
@@ -27,11 +27,18 @@ LAYOUT = "images/, labels/ and data.yaml with `names`"
 
 
 def read_yolo(source: str | os.PathLike, options: Options = DEFAULTS) -> AnnotationSet:
-    """Read a YOLO data set.
+    """Reads a YOLO data set.
 
-    source: its data.yaml, or the folder that holds it; without one, classes.txt beside images/ and labels/.
     Category ids are YOLO's class indices. A picture without a label file, or with an empty one, has no
-    instances. Subsets are those of data.yaml. Raises DatasetError.
+    instances. Subsets are those of data.yaml.
+
+    Args:
+        source: its data.yaml, or the folder that holds it; without one, classes.txt beside images/ and
+            labels/.
+        options: of every reader.
+
+    Raises:
+        DatasetError: a file is missing or malformed.
     """
     config_path, config = read_config(absolute(source))
     found = AnnotationSet(config_path.parent)
@@ -170,7 +177,7 @@ def label_folder(label: Path) -> Path:
 
 
 def read_label(path: Path, picture: Picture, image_id: int, found: AnnotationSet, options: Options) -> None:
-    """Add the instances of a label file, which need not exist."""
+    """Adds the instances of a label file, which need not exist."""
     if not path.is_file():
         found.notes["pictures without a label file, kept as pictures without instances"].append(
             str(picture.path)

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS), help="which")
     counts = ", ".join(f"{count} for {split}" for split, (count, _) in SPLITS.items())
     result.add_argument(
-        "--images", type=int, default=argparse.SUPPRESS, help=f"images a split (default: {counts})"
+        "--images", type=int, default=argparse.SUPPRESS, help=f"images per split (default: {counts})"
     )
     result.add_argument("--height", type=int, default=StreetSet.height, help="of the images, pixels")
     result.add_argument("--width", type=int, default=StreetSet.width, help="of the images, pixels")

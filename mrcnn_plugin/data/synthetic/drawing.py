@@ -158,11 +158,18 @@ SCENES = {"shapes": shapes_scene, "keypoints": keypoints_scene}
 
 
 def draw_sample(kind: str, size: int, seed: int | np.random.SeedSequence) -> Sample:
-    """Draw one image and annotate it.
+    """Draws one image and annotates it.
 
-    kind: "shapes" or "keypoints"; size: side of the image in pixels; seed: the same seed gives the same
-    sample. Annotations hold bbox (xywh), area, iscrowd, segmentation (polygons, for crowds uncompressed
-    RLE), category (name) and, for figures, keypoints (51 numbers, COCO's pixel indices) and num_keypoints.
+    Annotations hold bbox (xywh), area, iscrowd, segmentation (polygons, for crowds uncompressed RLE),
+    category (name) and, for figures, keypoints (51 numbers, COCO's pixel indices) and num_keypoints.
+
+    Args:
+        kind: "shapes" or "keypoints".
+        size: side of the image in pixels, at least 32.
+        seed: the same seed gives the same sample.
+
+    Raises:
+        ValueError: another kind or a smaller size.
     """
     if kind not in SCENES:
         raise ValueError(f"kind must be one of {', '.join(SCENES)}, got {kind!r}")
@@ -183,7 +190,7 @@ def draw_sample(kind: str, size: int, seed: int | np.random.SeedSequence) -> Sam
 
 
 def fill(parts: list[Part], size: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """Draw parts: the window (rows, columns) of sub-pixels that holds them, covered (h, w) bool and colours
+    """Draws parts: the window (rows, columns) of sub-pixels that holds them, covered (h, w) bool and colours
     (h, w, 3) uint8 in it."""
     # Sub-pixel i covers [i, i + 1), so a coordinate x belongs to sub-pixel x - 0.5 in OpenCV's terms.
     polygons = [np.round(part.polygon * SUBPIXELS - 0.5).astype(np.int32) for part in parts]

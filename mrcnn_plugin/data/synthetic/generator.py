@@ -138,11 +138,15 @@ def reusable(paths: SetPaths, parameters: SetParameters | None) -> bool:
 def ensure_set(
     root: str | os.PathLike, kind: str, split: str, parameters: SetParameters | None = None
 ) -> SetPaths:
-    """Draw a set unless it is there; processes that start together draw it once.
+    """Draws a set unless it is there; processes that start together draw it once.
 
-    parameters: None takes a set of any parameters, and draws one of the default parameters where there is
-    none; otherwise a set of other parameters is redrawn.
-    Raises FileExistsError where files of another program are in the way, OSError where root is not writable.
+    Args:
+        parameters: None takes a set of any parameters, and draws one of the default parameters where there is
+            none; otherwise a set of other parameters is redrawn.
+
+    Raises:
+        FileExistsError: files of another program are in the way.
+        OSError: root is not writable.
     """
     paths = set_paths(root, kind, split)
     if not reusable(paths, parameters):
@@ -155,7 +159,7 @@ def ensure_set(
 
 
 def draw_set(paths: SetPaths, parameters: SetParameters) -> None:
-    """Draw every image of a set and its annotations, replacing what an earlier run left."""
+    """Draws every image of a set and its annotations, replacing what an earlier run left."""
     logger.info("Drawing %d images into %s", parameters.images, paths.image_root)
     paths.json_file.unlink(missing_ok=True)
     paths.image_root.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     counts = ", ".join(f"{count} for {split}" for split, count in SPLITS.items())
     result.add_argument(
-        "--images", type=int, default=argparse.SUPPRESS, help=f"images a split (default: {counts})"
+        "--images", type=int, default=argparse.SUPPRESS, help=f"images per split (default: {counts})"
     )
     result.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     result.add_argument("--seed", type=int, default=0, help="the same seed draws the same set")
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw the sets that the command line asks for; the exit status."""
+    """Draws the sets that the command line asks for; the exit status."""
     args = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -74,7 +74,7 @@ def test_each_level_has_its_own_initial_weights():
 
 
 def test_a_wrong_number_of_levels_is_named():
-    with pytest.raises(ValueError, match=r"x must have shape \(R, 3, \.\.\.\).*got \(5, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(K, 3, \.\.\.\).*got \(5, 4, 2\)"):
         LevelFusion.like(nn.Linear(2, 2), 3)(torch.zeros(5, 4, 2))
 
 

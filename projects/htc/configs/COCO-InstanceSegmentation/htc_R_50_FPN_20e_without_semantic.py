@@ -12,7 +12,7 @@ train = model_zoo.get_config("common/train.py").train
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 
-# 20 epochs of COCO's 117266 annotated images, 16 an iteration, are 146583 iterations; the rate falls after
+# 20 epochs of COCO's 117266 annotated images, 16 per iteration, are 146583 iterations; the rate falls after
 # 16 epochs, 117266 iterations, and 19, 139253.
 lr_multiplier = use_multi_step(train, max_iter=146583, steps=(117266, 139253))
 
