@@ -7,6 +7,7 @@ import ctypes
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,6 +30,36 @@ class _Redirect(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Cost(NamedTuple):
+    """Counts of one kernel over all its launches; engine/trace.cpp says how they are taken."""
+
+    launches: int
+    blocks: int
+    blocks_run: int  # fewer where costs are sampled
+    threads: int  # of a block
+    barriers: int
+    read_bytes: int  # of global memory, asked for by threads
+    written_bytes: int
+    read_sectors: int  # of 32 bytes, touched by warp accesses
+    written_sectors: int
+    block_sectors: int  # each counted once for each block that touches it
+    atomics: int
+    atomic_sectors: int
+    shared_accesses: int  # of warps
+    bank_conflicts: int
+    dynamic_shared_bytes: int
+
+    def whole(self) -> Cost:
+        """Of all blocks, from those that were run."""
+        factor = self.blocks / max(self.blocks_run, 1)
+        kept = ("launches", "blocks", "threads", "dynamic_shared_bytes")
+        return Cost(*(v if name in kept else round(v * factor) for name, v in self._asdict().items()))
+
+    @property
+    def sectors(self) -> int:
+        return self.read_sectors + self.written_sectors + self.atomic_sectors
+
+
 class Host:
     """A library that `build.build` made, loaded."""
 
@@ -38,6 +69,7 @@ class Host:
         self._ops = getattr(torch.ops, namespace)
         self._library = ctypes.CDLL(str(path))
         self._library.cuda_host_kernels.restype = ctypes.c_char_p
+        self._library.cuda_host_costs.restype = ctypes.c_char_p
         self.configure()
 
     def configure(
@@ -58,6 +90,11 @@ class Host:
         """Calls an op; an error of a kernel is a RuntimeError."""
         self._library.cuda_host_begin_call()
         return getattr(self._ops, name)(*args, **kwargs)
+
+    def costs(self) -> dict[str, Cost]:
+        """What each kernel has cost since the last call, of a library built and configured to count."""
+        lines = self._library.cuda_host_costs().decode().splitlines()
+        return {name: Cost(*map(int, numbers)) for name, *numbers in (line.split("\t") for line in lines)}
 
     @contextlib.contextmanager
     def ops(self, order: str = "ascending", seed: int = 0) -> Iterator[None]:

@@ -72,8 +72,8 @@ PLANTED = {
         "keypoints": (KEYPOINTS, "maps_per_roi * 4", "maps_per_roi * 4 + 1", "keypoints_kernel.*outside"),
         "roi_align": (
             FORWARD,
-            "rounded<T>(sum).store_streaming(pooled + int64_t(item) * V)",
-            "rounded<T>(sum).store_streaming(pooled + int64_t(item + 1) * V)",
+            "rounded<T>(sum).store_streaming(to);",
+            "rounded<T>(sum).store_streaming(to + V);",
             "pool_channels_last.*outside all tensors",
         ),
     },

@@ -161,6 +161,7 @@ def test_any_number_of_channels(backend, channels, memory_format):
         ((6000, 2), 1, 0),
         ((6, 8), (1, 2000), 2),
         ((6, 8), 3, 40),
+        ((6, 8), 40, 1),
         # Bands that just fit.
         pytest.param((6, 8), (1, 1500), 1, marks=pytest.mark.slow),
         pytest.param((6, 8), (1500, 1), 0, marks=pytest.mark.slow),

@@ -17,10 +17,10 @@ __device__ void fill_nan(T* to, int64_t begin, int64_t end) {
   }
 }
 
-// sum += one row of a map, weighted; `row` points at its first pixel, pixels are `pitch` elements apart.
+// Weighted sum down one column of a map, its rows `pitch` elements apart.
 template <typename T, int V, typename A>
-__device__ inline void add_row(A (&sum)[V], const T* row, int pitch, A weight, const Tap<A>* taps,
-                               int count) {
+__device__ inline void add_column(A (&sum)[V], const T* column, int64_t pitch, const Tap<A>* taps,
+                                  int count) {
   for (int first = 0; first < count; first += kUnroll) {
     Vector<T, V> values[kUnroll];
     A weights[kUnroll];
@@ -28,70 +28,90 @@ __device__ inline void add_row(A (&sum)[V], const T* row, int pitch, A weight, c
     for (int i = 0; i < kUnroll; ++i) {
       const bool present = first + i < count;
       const Tap<A> tap = present ? taps[first + i] : Tap<A>{0, A(0)};
-      weights[i] = weight * tap.weight;
-      values[i] = present ? Vector<T, V>::load(row + int64_t(tap.pixel) * pitch) : Vector<T, V>::zero();
+      weights[i] = tap.weight;
+      values[i] = present ? Vector<T, V>::load(column + tap.pixel * pitch) : Vector<T, V>::zero();
     }
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) multiply_add(sum, weights[i], values[i]);
   }
 }
 
-// Channels last: a thread owns V channels of a bin, so a warp reads whole pixels, 16 bytes per lane. A RoI is
-// shared by `parts` blocks.
+// The sums of the last two columns: all that two neighbouring bins can share.
+template <typename A, int V>
+struct LastColumns {
+  int pixels[2] = {-1, -1};
+  A sums[2][V] = {};
+
+  // Calls compute(sum) where the column is neither of the two.
+  template <typename Compute>
+  __device__ void add(A (&to)[V], int pixel, A weight, const Compute& compute) {
+    if (pixel != pixels[1]) {
+      const bool held = pixel == pixels[0];
+      // Both move up: the column in hand is the newest now.
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const A before = sums[0][i];
+        sums[0][i] = sums[1][i];
+        sums[1][i] = held ? before : A(0);
+      }
+      pixels[0] = pixels[1];
+      pixels[1] = pixel;
+      if (!held) compute(sums[1]);
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i) to[i] += weight * sums[1][i];
+  }
+};
+
+// How pool_channels_last shares out a RoI.
+struct BinLayout {
+  int parts;     // blocks a RoI
+  int segments;  // of a row of bins; a thread owns one of them
+};
+
+// Channels last: a thread owns V channels of a run of bins side by side, and reads each column of pixels once
+// for all of them. A warp reads whole pixels, 16 bytes a lane.
 template <typename T, typename Box, int V>
 __global__ void __launch_bounds__(kForwardThreads, sizeof(T) == 8 ? 2 : 3)
     pool_channels_last(const __grid_constant__ RoIAlignParameters p, const Box* __restrict__ boxes,
-                       const BandLayout layout, const int parts, T* __restrict__ output) {
+                       const BandLayout layout, const BinLayout cut, T* __restrict__ output) {
   using A = Accumulator<T>;
-  const int roi = blockIdx.x / parts;
-  const int part = blockIdx.x - roi * parts;
+  const int roi = blockIdx.x / cut.parts;
+  const int part = blockIdx.x - roi * cut.parts;
   const int vectors = p.channels / V;
-  const int items = p.pooled_height * p.pooled_width * vectors;
-  T* pooled = output + int64_t(roi) * items * V;
+  const int items = p.pooled_height * cut.segments * vectors;
+  T* pooled = output + int64_t(roi) * p.pooled_height * p.pooled_width * p.channels;
   const Box* box = boxes + int64_t(roi) * 5;
   const RoIMap map = roi_map(p, box, roi);
   if (map.image < 0) {
-    if (part == 0) fill_nan(pooled, 0, int64_t(items) * V);
+    if (part == 0) fill_nan(pooled, 0, int64_t(p.pooled_height) * p.pooled_width * p.channels);
     return;
   }
   const Bands<A> bands = build_bands<A>(p, box, map.level, layout, dynamic_shared());
   const int64_t row_pitch = int64_t(p.width[map.level]) * p.channels;
   const T* image =
       static_cast<const T*>(p.features[map.level]) + map.image * (p.height[map.level] * row_pitch);
-  for (int item = part * kForwardThreads + threadIdx.x; item < items; item += parts * kForwardThreads) {
-    const int bin = item / vectors;
-    const int row = bin / p.pooled_width;
-    const int column = bin - row * p.pooled_width;
-    const T* source = image + (item - bin * vectors) * V;
-    const Tap<A>* x_taps = bands.x.taps + bands.x.start[column];
-    const int x_count = bands.x.start[column + 1] - bands.x.start[column];
-    A sum[V] = {};
-    for (int i = bands.y.start[row]; i < bands.y.start[row + 1]; ++i) {
-      const Tap<A> tap = bands.y.taps[i];
-      add_row(sum, source + tap.pixel * row_pitch, p.channels, tap.weight, x_taps, x_count);
+  for (int item = part * kForwardThreads + threadIdx.x; item < items; item += cut.parts * kForwardThreads) {
+    const int segment = item / vectors;
+    const int channel = (item - segment * vectors) * V;
+    const int row = segment / cut.segments;
+    const int place = segment - row * cut.segments;
+    const Tap<A>* y_taps = bands.y.taps + bands.y.start[row];
+    const int y_count = bands.y.start[row + 1] - bands.y.start[row];
+    LastColumns<A, V> columns;
+    const int end = (place + 1) * p.pooled_width / cut.segments;
+    for (int bin = place * p.pooled_width / cut.segments; bin < end; ++bin) {
+      A sum[V] = {};
+      for (int i = bands.x.start[bin]; i < bands.x.start[bin + 1]; ++i) {
+        const Tap<A> tap = bands.x.taps[i];
+        const T* source = image + int64_t(tap.pixel) * p.channels + channel;
+        columns.add(sum, tap.pixel, tap.weight,
+                    [&](A(&column)[V]) { add_column(column, source, row_pitch, y_taps, y_count); });
+      }
+      T* to = pooled + (int64_t(row) * p.pooled_width + bin) * p.channels + channel;
+      rounded<T>(sum).store_streaming(to);
     }
-    rounded<T>(sum).store_streaming(pooled + int64_t(item) * V);
   }
-}
-
-// Weighted sum down one column of a plane, its rows `pitch` apart.
-template <typename T, typename A>
-__device__ inline A column_sum(const T* column, int pitch, const Tap<A>* taps, int count) {
-  A sum[1] = {};
-  for (int first = 0; first < count; first += kUnroll) {
-    Vector<T, 1> values[kUnroll];
-    A weights[kUnroll];
-#pragma unroll
-    for (int i = 0; i < kUnroll; ++i) {
-      const bool present = first + i < count;
-      const Tap<A> tap = present ? taps[first + i] : Tap<A>{0, A(0)};
-      weights[i] = tap.weight;
-      values[i] = present ? Vector<T, 1>::load(column + int64_t(tap.pixel) * pitch) : Vector<T, 1>::zero();
-    }
-#pragma unroll
-    for (int i = 0; i < kUnroll; ++i) multiply_add(sum, weights[i], values[i]);
-  }
-  return sum[0];
 }
 
 // How pool_channels_first cuts its work.
@@ -147,7 +167,9 @@ __global__ void __launch_bounds__(kForwardThreads, sizeof(T) == 8 ? 2 : 3)
         for (int row = 0; row < rows; ++row) {
           const int start = bands.y.start[first_row + row];
           const int count = bands.y.start[first_row + row + 1] - start;
-          target[row * columns] = tap.weight * column_sum(source, width, bands.y.taps + start, count);
+          A sum[1] = {};
+          add_column(sum, source, width, bands.y.taps + start, count);
+          target[row * columns] = tap.weight * sum[0];
         }
       }
       __syncthreads();

@@ -10,6 +10,7 @@ using torch::stable::Tensor;
 
 // Enough blocks for a GPU of some 132 multiprocessors to even out RoIs of different sizes.
 constexpr int64_t kBlocksWanted = 2048;
+constexpr int64_t kThreadsWanted = 132 * 1024;
 
 template <typename T, typename Box>
 struct Forward {
@@ -44,13 +45,14 @@ struct Forward {
 
   template <int V>
   void channels_last(const BandLayout& layout, int64_t bytes) const {
-    const int64_t items = bins() * (p().channels / V);
-    // Three items per thread hide the cost of the bands; few RoIs are spread over more blocks instead.
-    const int64_t parts = std::max(items / (3 * kForwardThreads), std::min(ceil_div(items, kForwardThreads),
-                                                                           ceil_div(kBlocksWanted, rois())));
-    const int64_t used = std::max<int64_t>(1, std::min(parts, INT_MAX / rois()));
-    launch(pool_channels_last<T, Box, V>, rois() * used, kForwardThreads, bytes, stream, p(), boxes(), layout,
-           int(used), output);
+    const int64_t vectors = p().channels / V;
+    // Long runs of bins read the least. Few RoIs are cut finer, into more threads.
+    const int64_t runs = rois() * p().pooled_height * vectors;
+    const int64_t segments = std::clamp<int64_t>(kThreadsWanted / runs, 1, p().pooled_width);
+    const int64_t wanted = ceil_div(p().pooled_height * segments * vectors, kForwardThreads);
+    const BinLayout cut{int(std::clamp<int64_t>(wanted, 1, INT_MAX / rois())), int(segments)};
+    launch(pool_channels_last<T, Box, V>, rois() * cut.parts, kForwardThreads, bytes, stream, p(), boxes(),
+           layout, cut, output);
   }
 
   void channels_first(const BandLayout& layout, int buffer, int64_t bytes) const {

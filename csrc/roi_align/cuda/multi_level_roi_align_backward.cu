@@ -32,12 +32,15 @@ struct Backward {
     return result;
   }
 
-  // Channels that a thread moves at once: 16 bytes of them where every pixel is aligned to that.
+  // Channels-last channels that a thread moves at once where every pixel is aligned to that. No more than
+  // four: then a patch has as many pixels as registers can sum.
+  static constexpr int kVector = std::min<int>(4, 16 / sizeof(T));
+
   bool vectors() const {
-    constexpr int V = 16 / sizeof(T);
-    bool aligned = p().channels % V == 0 && reinterpret_cast<uintptr_t>(pooled_grad) % 16 == 0;
+    constexpr size_t kBytes = kVector * sizeof(T);
+    bool aligned = p().channels % kVector == 0 && reinterpret_cast<uintptr_t>(pooled_grad) % kBytes == 0;
     for (const Tensor& map : gradients) {
-      aligned = aligned && reinterpret_cast<uintptr_t>(map.data_ptr()) % 16 == 0;
+      aligned = aligned && reinterpret_cast<uintptr_t>(map.data_ptr()) % kBytes == 0;
     }
     return aligned;
   }
@@ -48,16 +51,18 @@ struct Backward {
     if (max_pool) return samples<true>();
     const bool indexable = int64_t(p().pooled_height) * p().pooled_width * p().channels < INT_MAX / 2;
     // The largest tile that either layout uses.
-    const bool fits = tile_weight_bytes<A>(p(), 32, 64) <= kDynamicSharedLimit;
+    const bool fits = tile_weight_bytes<A>(p(), 64, 64) <= kDynamicSharedLimit;
     if (!indexable || !fits) return samples<false>();
     // A scatter would have to sum half-precision gradients in a float copy of the maps, and zeroing, adding
     // to and rounding that moves more memory than the whole gather does.
     const bool gather = deterministic || sizeof(T) == 2;
     if (!gather) clear();
-    if (!p().channels_last) return channels_first(gather);
-    constexpr int V = 16 / sizeof(T);
-    if (vectors()) return channels_last < V, 32 / V<8 ? 32 / V : 8>(gather);
-    channels_last<1, 8>(gather);
+    if (!p().channels_last) {
+      const int64_t bytes = tile_weight_bytes<A>(p(), kPlaneRows, kPlaneColumns) + staged_bytes<T>(p());
+      return bytes <= kDynamicSharedLimit ? channels_first<true>(gather) : channels_first<false>(gather);
+    }
+    if (vectors()) return channels_last<kVector>(gather);
+    channels_last<1>(gather);
   }
 
   void clear() const {
@@ -66,9 +71,8 @@ struct Backward {
     }
   }
 
-  int batch_of(int rows, int columns) const {
-    const int64_t each = tile_weight_bytes<A>(p(), rows, columns);
-    return int(std::min<int64_t>(kTileBatch, kDynamicSharedLimit / each));
+  static int batch_of(int64_t bytes_each) {
+    return int(std::min<int64_t>(kTileBatch, kDynamicSharedLimit / bytes_each));
   }
 
   // Blocks that share the tiles of a RoI, so that a large RoI does not keep one block busy for long.
@@ -78,42 +82,43 @@ struct Backward {
     return {int(chunks), int(parts)};
   }
 
-  template <int V, int Pixels>
+  template <int V>
   void channels_last(bool gather) const {
     const int64_t vectors = ceil_div(p().channels, V);
-    SegmentLayout layout{32, 0, 0};
+    SegmentLayout layout{32, 1};
     while (layout.lanes / 2 >= vectors) layout.lanes /= 2;
     const int segments = kTileThreads / layout.lanes;
-    layout.segments = 1;
-    while (layout.segments * 2 * Pixels <= segments / layout.segments) layout.segments *= 2;
-    layout.rows = segments / layout.segments;
-    const int columns = layout.segments * Pixels;
+    const auto rows = [&] { return segments / layout.segments * kSegmentRows; };
+    const auto columns = [&] { return layout.segments * kSegmentColumns; };
+    while (2 * columns() <= rows()) layout.segments *= 2;
     const int64_t chunks = ceil_div(vectors, layout.lanes);
-    const TileGrid grid = tile_grid(p(), layout.rows, columns, chunks);
-    const int64_t each = tile_weight_bytes<A>(p(), layout.rows, columns);
+    const TileGrid grid = tile_grid(p(), rows(), columns(), chunks);
+    const int64_t each = tile_weight_bytes<A>(p(), rows(), columns());
     if (gather) {
-      const int batch = batch_of(layout.rows, columns);
-      launch(gather_channels_last<T, V, Pixels>, grid.blocks(p().levels), kTileThreads, batch * each, stream,
-             p(), grid, targets(), table(), layout, batch, pooled_grad);
+      const int batch = batch_of(each);
+      launch(gather_channels_last<T, V>, grid.blocks(p().levels), kTileThreads, batch * each, stream, p(),
+             grid, targets(), table(), layout, batch, pooled_grad);
     } else if constexpr (sizeof(T) > 2) {
       const RoISplit parts = split(chunks);
-      launch(scatter_channels_last<T, V, Pixels>, rois() * parts.chunks * parts.parts, kTileThreads, each,
-             stream, p(), grid, targets(), table(), layout, parts, pooled_grad);
+      launch(scatter_channels_last<T, V>, rois() * parts.chunks * parts.parts, kTileThreads, each, stream,
+             p(), grid, targets(), table(), layout, parts, pooled_grad);
     }
   }
 
+  template <bool Staged>
   void channels_first(bool gather) const {
     const int64_t chunks = ceil_div(p().channels, kPlaneChannels);
-    const int64_t each = tile_weight_bytes<A>(p(), kPlaneTile, kPlaneTile);
+    const int64_t staged = Staged ? staged_bytes<T>(p()) : 0;
+    const int64_t each = tile_weight_bytes<A>(p(), kPlaneRows, kPlaneColumns) + staged;
     if (gather) {
-      const TileGrid grid = tile_grid(p(), kPlaneTile, kPlaneTile, chunks);
-      const int batch = batch_of(kPlaneTile, kPlaneTile);
-      launch(gather_channels_first<T>, grid.blocks(p().levels), kTileThreads, batch * each, stream, p(), grid,
-             targets(), table(), batch, pooled_grad);
+      const TileGrid grid = tile_grid(p(), kPlaneRows, kPlaneColumns, chunks);
+      const int batch = batch_of(each);
+      launch(gather_channels_first<T, Staged>, grid.blocks(p().levels), kTileThreads, batch * each, stream,
+             p(), grid, targets(), table(), batch, pooled_grad);
     } else if constexpr (sizeof(T) > 2) {
       const RoISplit parts = split(chunks);
-      launch(scatter_channels_first<T>, rois() * parts.chunks * parts.parts, kTileThreads, each, stream, p(),
-             targets(), table(), parts, pooled_grad);
+      launch(scatter_channels_first<T, Staged>, rois() * parts.chunks * parts.parts, kTileThreads, each,
+             stream, p(), targets(), table(), parts, pooled_grad);
     }
   }
 

@@ -15,20 +15,32 @@ constexpr int kTileThreads = 256;
 constexpr int kTileBatch = 16;
 
 // An axis of a RoI, ready for asking which samples lie near a pixel.
-struct AxisRecord {
+struct alignas(16) AxisRecord {
   RoIAxis axis;
   double inverse_spacing;
+
+  static __device__ AxisRecord load(const AxisRecord* from) {
+    const double* numbers = reinterpret_cast<const double*>(from);
+    const auto first = Vector<double, 2>::load(numbers);
+    const auto second = Vector<double, 2>::load(numbers + 2);
+    return {{first.lane[0], first.lane[1], second.lane[0]}, second.lane[1]};
+  }
 };
 
 // The pixels that a RoI touches, both ends included.
-struct Window {
+struct alignas(16) Window {
   int top;
   int bottom;
   int left;
   int right;
+
+  static __device__ Window load(const Window* from) {
+    const auto sides = Vector<int, 4>::load(&from->top);
+    return {sides.lane[0], sides.lane[1], sides.lane[2], sides.lane[3]};
+  }
 };
 
-// All RoIs of a call, in device memory.
+// All RoIs of a call, in device memory. Kernels that read it were launched after the one that fills it.
 struct RoITable {
   AxisRecord* axes;  // y and x of each RoI
   Window* windows;
@@ -145,6 +157,8 @@ struct TileWeights {
     weights = reinterpret_cast<A*>(shared);
     ranges = reinterpret_cast<int2*>(weights + batch * slot_size());
   }
+  // What follows the weights of so many RoIs.
+  __device__ char* end(int batch) const { return reinterpret_cast<char*>(ranges + batch * (rows + columns)); }
   __device__ int slot_size() const { return pooled_height * rows + pooled_width * columns; }
   __device__ A* y(int slot) const { return weights + slot * slot_size(); }
   __device__ A* x(int slot) const { return y(slot) + pooled_height * rows; }
@@ -215,7 +229,7 @@ __device__ inline void weigh_tile(const RoIAlignParameters& p, const RoITable& t
     const int size = is_row ? p.height[tile.level] : p.width[tile.level];
     int2* range = (is_row ? to.y_ranges(slot) : to.x_ranges(slot)) + at;
     A* weights = (is_row ? to.y(slot) : to.x(slot)) + at;
-    const AxisRecord& record = table.axes[2 * int64_t(rois[slot]) + (is_row ? 0 : 1)];
+    const AxisRecord record = AxisRecord::load(table.axes + 2 * int64_t(rois[slot]) + (is_row ? 0 : 1));
     *range = weigh_pixel(record, bins, size, pixel, weights, is_row ? to.rows : to.columns);
   }
   __syncthreads();
@@ -235,7 +249,7 @@ __device__ inline void for_each_roi(const RoITable& table, int map, const Tile& 
     const int roi = int(first + threadIdx.x);
     bool hit = first + threadIdx.x < table.count && table.maps[roi] == map;
     if (hit) {
-      const Window window = table.windows[roi];
+      const Window window = Window::load(table.windows + roi);
       hit = window.top < tile.top + rows && window.bottom >= tile.top && window.left < tile.left + columns &&
             window.right >= tile.left;
     }
@@ -279,7 +293,7 @@ struct RoITiles {
     const int map = table.maps[roi];
     any = map >= 0;
     if (!any) return;
-    window = table.windows[roi];
+    window = Window::load(table.windows + roi);
     const int level = map / p.batch;
     tile = {level, map - level * p.batch, chunk, window.top, window.left};
     across = (window.right - window.left) / columns + 1;

@@ -21,3 +21,10 @@ EXPORT const char* cuda_host_kernels() {
   for (const std::string& kernel : kernels_run) text += kernel + "\n";
   return text.c_str();
 }
+
+// The costs counted since the last call, a line a kernel.
+EXPORT const char* cuda_host_costs() {
+  static std::string text;
+  text = costs_text();
+  return text.c_str();
+}

@@ -24,7 +24,8 @@ Index grid_size();
 
 enum class Access : uint8_t { kRead, kWrite, kAtomic };
 
-// Checks one access of the running thread to memory; `pc` is an address in the kernel. On the host it is a no-op.
+// Checks one access of the running thread to memory; `pc` is an address in the kernel. On the host it is a
+// no-op.
 void check_access(const volatile void* address, size_t bytes, Access access, const void* pc);
 // The same for one instruction, whose address must be a multiple of its size.
 void check_aligned(const volatile void* address, size_t bytes, Access access, const void* pc);

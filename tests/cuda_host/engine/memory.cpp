@@ -158,7 +158,8 @@ std::string nearest_tensor(uint64_t address) {
   return least > (1u << 20) ? "which no tensor of this call is near" : text;
 }
 
-[[noreturn]] void race(const Stamp& now, const Accesses& other, Access mine, const char* theirs, const void* pc) {
+[[noreturn]] void race(const Stamp& now, const Accesses& other, Access mine, const char* theirs,
+                       const void* pc) {
   std::string who = "thread " + std::to_string(other.last.thread);
   if (other.last.block != now.block) who += " of block " + std::to_string(other.last.block);
   fail(std::string("data race: it ") + verb(mine) + " memory that " + who + " " + theirs +
@@ -252,9 +253,7 @@ void clear_tensors() {
   memory.last_page = ~uint64_t(0);
 }
 
-void begin_grid_memory() {
-  memory.grid = ++memory.periods;
-}
+void begin_grid_memory() { memory.grid = ++memory.periods; }
 
 void begin_block_memory() {
   memory.block = ++memory.periods;
@@ -319,7 +318,8 @@ void check_access(const volatile void* address, size_t bytes, Access access, con
     check_tensor(at, bytes, access, pc);
   }
   if (settings.races) check_races(at, bytes, access, offset >= 0 ? memory.block : memory.grid, pc);
-  if (settings.cost) trace_access(thread, offset >= 0 ? uint64_t(offset) : at, unsigned(bytes), access, offset >= 0, pc);
+  if (settings.cost)
+    trace_access(thread, offset >= 0 ? uint64_t(offset) : at, unsigned(bytes), access, offset >= 0, pc);
 }
 
 void check_host_access(const void* address, uint64_t bytes, bool write) {

@@ -1,4 +1,5 @@
-// Threads of a block are fibers. A warp runs until its lanes wait; lanes meet at collectives, warps at barriers.
+// Threads of a block are fibers. A warp runs until its lanes wait; lanes meet at collectives, warps at
+// barriers.
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -17,6 +18,8 @@ std::set<std::string> kernels_run;
 
 namespace {
 
+// A grid that is run whole also where costs are sampled.
+constexpr uint64_t kFewBlocks = 256;
 constexpr size_t kStackBytes = 256 * 1024;
 
 struct Fibers {
@@ -238,7 +241,8 @@ class BlockRun {
 
 std::vector<uint64_t> block_order(std::mt19937_64& random) {
   std::vector<uint64_t> order;
-  for (uint64_t block = 0; block < launch->blocks; block += settings.block_stride) order.push_back(block);
+  const uint64_t stride = launch->blocks < kFewBlocks ? 1 : settings.block_stride;
+  for (uint64_t block = 0; block < launch->blocks; block += stride) order.push_back(block);
   if (settings.order == Order::kDescending) std::reverse(order.begin(), order.end());
   if (settings.order == Order::kRandom) std::shuffle(order.begin(), order.end(), random);
   return order;
@@ -287,8 +291,8 @@ void enter_kernel(const char* function, int64_t max_threads) {
     kernels_run.insert(launch->kernel);
     check_grid();
     if (max_threads > 0 && launch->threads > uint64_t(max_threads)) {
-      fail("__launch_bounds__ promises at most " + std::to_string(max_threads) +
-           " threads, the launch has " + std::to_string(launch->threads));
+      fail("__launch_bounds__ promises at most " + std::to_string(max_threads) + " threads, the launch has " +
+           std::to_string(launch->threads));
     }
   }
   running->in_kernel = true;
@@ -300,7 +304,8 @@ void run_grid(uint64_t blocks, uint64_t threads, uint64_t shared_bytes, const st
   LaunchState state;
   state.asked_blocks = blocks;
   state.asked_threads = threads;
-  // A launch outside the limits has one thread, which finds out in enter_kernel(), where the kernel has a name.
+  // A launch outside the limits has one thread, which finds out in enter_kernel(), where the kernel has a
+  // name.
   state.blocks = legal ? blocks : 1;
   state.threads = legal ? threads : 1;
   state.shared_bytes = shared_bytes;
@@ -310,7 +315,6 @@ void run_grid(uint64_t blocks, uint64_t threads, uint64_t shared_bytes, const st
     ~Reset() { launch = nullptr; }
   } reset;
   begin_grid_memory();
-  begin_grid_trace();
   try {
     std::mt19937_64 random(settings.seed);
     for (const uint64_t block : block_order(random)) {

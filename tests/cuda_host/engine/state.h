@@ -56,7 +56,7 @@ struct Settings {
 struct LaunchState {
   uint64_t asked_blocks = 0, asked_threads = 0;
   uint64_t blocks = 0, threads = 0, shared_bytes = 0;  // that are run
-  std::string kernel;  // empty until a thread has entered it
+  std::string kernel;                                  // empty until a thread has entered it
   std::string error;
   uint64_t block = 0;
   uint64_t static_bytes = 0;
@@ -75,7 +75,8 @@ class Unwatched {
   ~Unwatched() { running->in_kernel = true; }
 };
 
-// Ends the launch with an error that names kernel, block and thread. `pc`, where given, is named as a source line.
+// Ends the launch with an error that names kernel, block and thread. `pc`, where given, is named as a source
+// line.
 [[noreturn]] void fail(const std::string& message, const void* pc = nullptr);
 // " (at file:line)" of an address in a kernel.
 std::string source_line(const void* pc);
@@ -94,10 +95,15 @@ void check_host_access(const void* address, uint64_t bytes, bool write);
 int64_t shared_offset(const volatile void* address);
 
 // Costs.
-void trace_access(unsigned thread, uint64_t address, unsigned bytes, Access access, bool shared, const void* pc);
+void trace_access(unsigned thread, uint64_t address, unsigned bytes, Access access, bool shared,
+                  const void* pc);
 void trace_meeting(unsigned thread, bool barrier);
 void finish_block_trace();
-void begin_grid_trace();
+
 void finish_grid_trace();
+void trace_block(const void* pc);
+void trace_call(int change);
+// A line for each kernel, tab-separated; forgets them.
+std::string costs_text();
 
 }  // namespace cuda_host

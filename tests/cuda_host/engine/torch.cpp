@@ -1,5 +1,5 @@
-// PyTorch's C functions as the linker redirects them here (--wrap): the CPU stands in for the CUDA device, and the
-// pointers that host code asks for say which memory kernels may touch.
+// PyTorch's C functions as the linker redirects them here (--wrap): the CPU stands in for the CUDA device,
+// and the pointers that host code asks for say which memory kernels may touch.
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
@@ -16,10 +16,14 @@ namespace {
 uint64_t element_bytes(AtenTensorHandle tensor) {
   int32_t dtype;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor, &dtype));
-  for (const auto& [known, bytes] : {std::pair{aoti_torch_dtype_float64(), 8}, {aoti_torch_dtype_int64(), 8},
-                                     {aoti_torch_dtype_float32(), 4}, {aoti_torch_dtype_int32(), 4},
-                                     {aoti_torch_dtype_float16(), 2}, {aoti_torch_dtype_bfloat16(), 2},
-                                     {aoti_torch_dtype_uint8(), 1}, {aoti_torch_dtype_bool(), 1}}) {
+  for (const auto& [known, bytes] : {std::pair{aoti_torch_dtype_float64(), 8},
+                                     {aoti_torch_dtype_int64(), 8},
+                                     {aoti_torch_dtype_float32(), 4},
+                                     {aoti_torch_dtype_int32(), 4},
+                                     {aoti_torch_dtype_float16(), 2},
+                                     {aoti_torch_dtype_bfloat16(), 2},
+                                     {aoti_torch_dtype_uint8(), 1},
+                                     {aoti_torch_dtype_bool(), 1}}) {
     if (dtype == known) return uint64_t(bytes);
   }
   throw std::runtime_error("cuda_host: a tensor has a dtype that no kernel takes");
@@ -45,7 +49,8 @@ std::string source_line(const void* pc) {
   if (!dladdr(pc, &info)) return "";
   char command[4096], line[1024];
   const auto offset = static_cast<const char*>(pc) - static_cast<const char*>(info.dli_fbase) - 1;
-  std::snprintf(command, sizeof(command), "addr2line -e '%s' 0x%lx 2>/dev/null", info.dli_fname, long(offset));
+  std::snprintf(command, sizeof(command), "addr2line -e '%s' 0x%lx 2>/dev/null", info.dli_fname,
+                long(offset));
   FILE* pipe = popen(command, "r");
   if (!pipe) return "";
   std::string text = std::fgets(line, sizeof(line), pipe) ? line : "";
@@ -80,7 +85,8 @@ AOTITorchError __wrap_aoti_torch_get_current_cuda_stream(int32_t, void** stream)
   return AOTI_TORCH_SUCCESS;
 }
 
-AOTITorchError __wrap_torch_c10_cuda_check_msg(int32_t, const char*, const char*, uint32_t, bool, char** message) {
+AOTITorchError __wrap_torch_c10_cuda_check_msg(int32_t, const char*, const char*, uint32_t, bool,
+                                               char** message) {
   *message = nullptr;
   return AOTI_TORCH_SUCCESS;
 }

@@ -16,10 +16,13 @@
 #define __launch_bounds__(...)
 
 // What source.py makes of `__shared__ T name[extent];`.
-#define CUDA_HOST_SHARED(name, extent, ...)               \
-  using name##_type = __VA_ARGS__;                        \
-  using name##_extent = name##_type extent;               \
+#define CUDA_HOST_SHARED(name, extent, ...) \
+  using name##_type = __VA_ARGS__;          \
+  using name##_extent = name##_type extent; \
   name##_extent& name = cuda_host::shared_variable<name##_extent>(#name)
+
+// A function that reports its own accesses, with its caller's address.
+#define CUDA_HOST_UNWATCHED __attribute__((noinline, no_sanitize("thread"), no_sanitize_coverage))
 
 #define threadIdx (cuda_host::thread_index())
 #define blockIdx (cuda_host::block_index())
@@ -35,10 +38,10 @@ template <typename Value>
 struct Whole : Value {
   Whole() = default;
   explicit Whole(const Value& value) : Value(value) {}
-  __attribute__((noinline, no_sanitize("thread"))) Whole(const Whole& from) : Value(from) {
+  CUDA_HOST_UNWATCHED Whole(const Whole& from) : Value(from) {
     check_aligned(&from, sizeof(Value), Access::kRead, CUDA_HOST_CALLER);
   }
-  __attribute__((noinline, no_sanitize("thread"))) Whole& operator=(const Whole& from) {
+  CUDA_HOST_UNWATCHED Whole& operator=(const Whole& from) {
     check_aligned(&from, sizeof(Value), Access::kRead, CUDA_HOST_CALLER);
     check_aligned(this, sizeof(Value), Access::kWrite, CUDA_HOST_CALLER);
     Value::operator=(from);
@@ -67,11 +70,13 @@ using uint4 = cuda_host::Whole<cuda_host::UInt4>;
 using float4 = cuda_host::Whole<cuda_host::Float4>;
 
 inline int2 make_int2(int x, int y) { return int2(cuda_host::Int2{x, y}); }
-inline float4 make_float4(float x, float y, float z, float w) { return float4(cuda_host::Float4{x, y, z, w}); }
+inline float4 make_float4(float x, float y, float z, float w) {
+  return float4(cuda_host::Float4{x, y, z, w});
+}
 
 // Loads and stores with a hint for the caches: one access each.
 template <typename T>
-__attribute__((noinline, no_sanitize("thread"))) T __ldg(const T* from) {
+CUDA_HOST_UNWATCHED T __ldg(const T* from) {
   cuda_host::check_aligned(from, sizeof(T), cuda_host::Access::kRead, CUDA_HOST_CALLER);
   T value;
   std::memcpy(static_cast<void*>(&value), from, sizeof(T));
@@ -79,7 +84,7 @@ __attribute__((noinline, no_sanitize("thread"))) T __ldg(const T* from) {
 }
 
 template <typename T>
-__attribute__((noinline, no_sanitize("thread"))) void __stcs(T* to, const T& value) {
+CUDA_HOST_UNWATCHED void __stcs(T* to, const T& value) {
   cuda_host::check_aligned(to, sizeof(T), cuda_host::Access::kWrite, CUDA_HOST_CALLER);
   std::memcpy(static_cast<void*>(to), &value, sizeof(T));
 }
@@ -87,7 +92,7 @@ __attribute__((noinline, no_sanitize("thread"))) void __stcs(T* to, const T& val
 namespace cuda_host {
 
 template <typename T, typename Change>
-__attribute__((noinline, no_sanitize("thread"))) T atomic(T* at, const void* pc, const Change& change) {
+CUDA_HOST_UNWATCHED T atomic(T* at, const void* pc, const Change& change) {
   check_aligned(at, sizeof(T), Access::kAtomic, pc);
   T old;
   std::memcpy(static_cast<void*>(&old), at, sizeof(T));
@@ -98,9 +103,9 @@ __attribute__((noinline, no_sanitize("thread"))) T atomic(T* at, const void* pc,
 
 }  // namespace cuda_host
 
-#define CUDA_HOST_ATOMIC(name, T, expression)                                                \
-  __attribute__((noinline)) inline T name(T* at, T value) {                                  \
-    return cuda_host::atomic(at, CUDA_HOST_CALLER, [&](T old) -> T { return expression; });  \
+#define CUDA_HOST_ATOMIC(name, T, expression)                                               \
+  CUDA_HOST_UNWATCHED inline T name(T* at, T value) {                                       \
+    return cuda_host::atomic(at, CUDA_HOST_CALLER, [&](T old) -> T { return expression; }); \
   }
 
 CUDA_HOST_ATOMIC(atomicAdd, int, old + value)
@@ -112,7 +117,7 @@ CUDA_HOST_ATOMIC(atomicMax, unsigned, old > value ? old : value)
 CUDA_HOST_ATOMIC(atomicMax, unsigned long long, old > value ? old : value)
 CUDA_HOST_ATOMIC(atomicXor, unsigned, old ^ value)
 
-__attribute__((noinline)) inline float4 atomicAdd(float4* at, float4 value) {
+CUDA_HOST_UNWATCHED inline float4 atomicAdd(float4* at, float4 value) {
   return cuda_host::atomic(at, CUDA_HOST_CALLER, [&](const float4& old) {
     return make_float4(old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w);
   });
@@ -184,11 +189,11 @@ inline T shuffle(Collective collective, unsigned mask, T value, int argument, co
 
 }  // namespace cuda_host
 
-#define CUDA_HOST_SHUFFLE(name, collective)                                                              \
-  template <typename T>                                                                                  \
-  inline T name(unsigned mask, T value, int argument,                                                    \
-                const cuda_host::Where& where = cuda_host::Where::current()) {                           \
-    return cuda_host::shuffle(cuda_host::Collective::collective, mask, value, argument, where);          \
+#define CUDA_HOST_SHUFFLE(name, collective)                                                     \
+  template <typename T>                                                                         \
+  inline T name(unsigned mask, T value, int argument,                                           \
+                const cuda_host::Where& where = cuda_host::Where::current()) {                  \
+    return cuda_host::shuffle(cuda_host::Collective::collective, mask, value, argument, where); \
   }
 
 CUDA_HOST_SHUFFLE(__shfl_sync, kShuffle)
@@ -201,7 +206,8 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }

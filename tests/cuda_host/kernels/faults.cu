@@ -215,7 +215,8 @@ void run_kernel(std::string name, Tensor input, Tensor output) {
   KERNEL(too_much_shared_memory, 256);
 #undef KERNEL
   if (name == "too_many_threads") return launch(any_launch, 1, 1025, 0, stream, in, out);
-  if (name == "too_much_dynamic_shared_memory") return launch(any_launch, 1, 1, 48 * 1024 + 1, stream, in, out);
+  if (name == "too_much_dynamic_shared_memory")
+    return launch(any_launch, 1, 1, 48 * 1024 + 1, stream, in, out);
   if (name == "too_many_blocks") any_launch<<<1ull << 31, 1, 0, stream>>>(in, out);
   if (name == "no_blocks") any_launch<<<0, 1, 0, stream>>>(in, out);
 }
