@@ -12,7 +12,7 @@ from torch import Tensor
 from . import reference
 from .reference import roi_align as roi_align_reference
 
-Kernels = Callable[..., list[Tensor]]
+Kernels = Callable[..., Tensor | Sequence[Tensor]]
 
 
 @dataclass(frozen=True)

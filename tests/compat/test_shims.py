@@ -35,6 +35,9 @@ def run_python(code: str, *paths: Path) -> str:
         )
         compat = sys.modules["compat"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(compat)
+        # It brings the package, whose registration would answer to a made-up Detectron2 as well.
+        from mrcnn_plugin.around_import import AroundImport
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, AroundImport)]
     """
     script = textwrap.dedent(load) + textwrap.dedent(code)
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -11,6 +11,7 @@ from detectron2.config import get_cfg, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.utils.events import EventStorage
+from helpers.training import synthetic_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -291,7 +292,7 @@ def train_step(model, inputs):
     return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_yaml_c4_trains(batched_inputs):
+def test_yaml_c4_trains():
     """res4 alone under the C4 heads, whose fifth stage is Detectron2's: 192 channels into it."""
     cfg = small_yaml()
     cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "MaskRCNN", "MODEL.MASK_ON", True])
@@ -300,11 +301,11 @@ def test_yaml_c4_trains(batched_inputs):
     cfg.merge_from_list(["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.OUT_FEATURES", ["res4"]])
     cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", 48, "MODEL.RESNETS.NORM", "BN"])
     cfg.merge_from_list(["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8])
-    assert not train_step(build_model(cfg), batched_inputs([(70, 90), (64, 64)]))
+    assert not train_step(build_model(cfg), synthetic_inputs([(70, 90), (64, 64)]))
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_mambaout"])
-def test_lazy_config_trains_and_predicts(name, batched_inputs):
+def test_lazy_config_trains_and_predicts(name):
     cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py").model
     cfg.backbone.bottom_up = L(TimmBackbone)(name=name, out_features=ALL)
     cfg.update(timm_normalization(name))
@@ -313,7 +314,7 @@ def test_lazy_config_trains_and_predicts(name, batched_inputs):
     cfg.roi_heads.box_head.fc_dims = [16, 16]
     cfg.roi_heads.mask_head.conv_dims = [16, 16]
     model = instantiate(cfg)
-    inputs = batched_inputs([(75, 101), (64, 64)])
+    inputs = synthetic_inputs([(75, 101), (64, 64)])
     assert not train_step(model, inputs)
     with torch.no_grad():
         outputs = model.eval()(inputs)

@@ -45,7 +45,8 @@ class Ids:
     """Ids of one kind: a number of one's own where it is free, else the next from `first`."""
 
     def __init__(self, first: int = 1) -> None:
-        self._next, self._taken = first, set()
+        self._next = first
+        self._taken: set[int] = set()
 
     def take(self, own: object = None, least: int = 0) -> int:
         """own: used if it is a free integer of at least `least`."""

@@ -59,9 +59,10 @@ class CocoFile:
 
     def __init__(self, path: Path, root: Path) -> None:
         self.path, self.root = path, root
-        self.content = read_json(path)
-        if not isinstance(self.content, dict):
-            raise self.error(f"expected COCO's object of lists, got a {type(self.content).__name__}")
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise self.error(f"expected COCO's object of lists, got a {type(content).__name__}")
+        self.content = content
         for key in LISTS:
             entries = self.content.get(key)
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -95,7 +96,7 @@ class CocoFile:
         """Adds those whose names are new; file's category id -> id."""
         names = Counter(str(entry.get("name")) for entry in self.content["categories"])
         known = {category["name"]: category for category in found.categories}
-        result = {}
+        result: dict[object, int] = {}
         for index, entry in enumerate(self.content["categories"]):
             name, own = entry.get("name"), as_id(entry.get("id"))
             if not isinstance(name, str) or own is None:
@@ -116,7 +117,7 @@ class CocoFile:
 
     def add_images(self, found: AnnotationSet, options: Options) -> dict[object, tuple | None]:
         """Adds the images; file's image id -> (id, turn of its annotations), None for one left out."""
-        result = {}
+        result: dict[object, tuple | None] = {}
         for index, entry in enumerate(progress(self.content["images"], f"reading {self.path.name}")):
             own, name = as_id(entry.get("id")), entry.get("file_name")
             if own is None or not isinstance(name, str) or not name:
@@ -128,8 +129,8 @@ class CocoFile:
             if picture is None:
                 continue
             image_id = found.add_picture(picture, entry | {"id": own})
-            size = (entry.get("width"), entry.get("height"))
-            size = tuple(map(int, size)) if all(map(is_finite, size)) else None
+            width, height = entry.get("width"), entry.get("height")
+            size = (int(width), int(height)) if is_finite(width) and is_finite(height) else None
             turn = found.turn_of(picture, size, options, f"{self.path} image {own}")
             result[own] = image_id, turn
         return result

@@ -126,7 +126,7 @@ class Instance:
         counts = rle.get("counts")
         runs = run_lengths(counts) if isinstance(counts, str) else counts
         whole = isinstance(runs, list) and all(isinstance(run, int) and run >= 0 for run in runs)
-        if not whole or sum(runs) != width * height:
+        if not isinstance(runs, list) or not whole or sum(runs) != width * height:
             raise self.error(
                 f"has RLE counts that do not add up to {width} x {height} pixels; write the mask anew"
             )

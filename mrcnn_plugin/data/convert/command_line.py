@@ -142,7 +142,7 @@ def report(found: AnnotationSet, written: list[tuple[Path, Path]], out: Path) ->
     checked = check_datasets(names, training=False)
     print(checked)
     print("\nto train or evaluate on:", *map(printable, names), sep="\n  ")
-    rle = sum(summary.rle_mask for summary in checked.summaries.values())
+    rle = sum(summary.rle_mask for summary in checked.summaries.values() if summary is not None)
     if rle:
         print(
             f"{rle} masks are RLE: train with dataloader.train.mapper.instance_mask_format=bitmask "

@@ -46,7 +46,7 @@ class Part:
             return self
         if self.polygon is not None:
             return Part(polygon=turn.points(self.polygon))
-        return Part(mask=turn.mask(self.mask))
+        return Part(mask=None if self.mask is None else turn.mask(self.mask))
 
 
 def read_labelme(source: str | os.PathLike, options: Options = DEFAULTS) -> AnnotationSet:
@@ -118,7 +118,11 @@ class LabelMeFile:
         return image_id, found.turn_of(picture, self.size(), options, self.path)
 
     def read_embedded(self) -> bytes:
-        return LabelMeFile(self.path, read_json(self.path)).embedded()
+        content = read_json(self.path)
+        embedded = LabelMeFile(self.path, content).embedded() if isinstance(content, dict) else None
+        if embedded is None:
+            raise self.error("has lost its imageData since it was read; convert again")
+        return embedded
 
     def image_path(self) -> Path:
         """imagePath, relative to the JSON file, also as Windows writes it."""
@@ -134,6 +138,8 @@ class LabelMeFile:
         return self.decoded(data, "imageData") if data else None
 
     def decoded(self, data: object, what: str) -> bytes:
+        if not isinstance(data, str):
+            raise self.error(f"{what} is not base64 (a {type(data).__name__}); save it with LabelMe")
         try:
             return base64.b64decode(data, validate=True)
         except (TypeError, ValueError, binascii.Error) as error:
@@ -146,15 +152,16 @@ class LabelMeFile:
             raise self.error(f"{what} holds no picture; save it with LabelMe") from error
 
     def size(self) -> tuple[int, int] | None:
-        size = self.content.get("imageWidth"), self.content.get("imageHeight")
-        return size if all(isinstance(side, int) for side in size) else None
+        width, height = self.content.get("imageWidth"), self.content.get("imageHeight")
+        return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
     def instances(
         self, image_id: int, turn: Turn | None, found: AnnotationSet, options: Options
     ) -> list[tuple[int, str, dict | None, str]]:
         """(image id, label, fields, name) of its instances, shapes of one group taken together."""
         picture = found.pictures[image_id]
-        groups, labels = defaultdict(list), {}
+        groups: dict[tuple, list[Part]] = defaultdict(list)
+        labels: dict[tuple, str] = {}
         shapes = self.content["shapes"]
         if not isinstance(shapes, list):
             raise self.error(f'"shapes" must be a list, got a {type(shapes).__name__}; save it with LabelMe')

@@ -104,7 +104,7 @@ def read_pennfudan(
     return found.require_pictures(layout)
 
 
-def one_class(options: Options, default: str, root: Path) -> tuple[str]:
+def one_class(options: Options, default: str, root: Path) -> tuple[str, ...]:
     if len(options.classes) > 1:
         raise DatasetError(
             f"{root}: its masks have one class, got {len(options.classes)}; give one --classes"

@@ -97,7 +97,9 @@ def trace_outlines(mask: np.ndarray) -> tuple[list[np.ndarray], list[list[np.nda
     # a quarter of a pixel inside the edge, so that rounding them moves the contour onto it.
     quarters = part.repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(quarters, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    outlines, holes, place = [], [], {}
+    outlines: list[np.ndarray] = []
+    holes: list[list[np.ndarray]] = []
+    place: dict[int, int] = {}
     for index, contour in enumerate(contours):
         outline = corners((contour[:, 0] + 1) // 2) + (x0, y0)
         parent = hierarchy[0, index, 3]

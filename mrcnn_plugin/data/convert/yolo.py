@@ -102,6 +102,8 @@ def class_names(path: Path, config: dict) -> list[tuple[int, str]]:
     if "kpt_shape" in config:
         raise DatasetError(f"{path}: a data set of poses (kpt_shape), which has no masks; convert another")
     names = config.get("names")
+    if names is None:
+        raise DatasetError(f"{path}: expected `names`, a list or {{index: name}}, got none")
     try:
         items = list(names.items() if isinstance(names, dict) else enumerate(names))
         classes = sorted((int(index), str(name)) for index, name in items)
