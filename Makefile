@@ -6,6 +6,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv pip install --quiet --python $(PY)
 DETECTRON2 := pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
+FORMATTED_SOURCES = $(NATIVE_SOURCES) $(shell find tests/cuda_host benchmarks -name '*.h' -o -name '*.cuh' \
+	-o -name '*.cu' -o -name '*.cpp')
 NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .PHONY: setup demo test test-all lint format clean
@@ -60,12 +62,12 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+	$(VENV)/bin/clang-format --dry-run --Werror $(FORMATTED_SOURCES)
 
 format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(NATIVE_SOURCES)
+	$(VENV)/bin/clang-format -i $(FORMATTED_SOURCES)
 
 clean:
 	rm -rf build *.egg-info mrcnn_plugin/*.so $(VENV)/.built

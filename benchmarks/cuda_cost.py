@@ -113,8 +113,8 @@ def run_plain(host: runtime.Host, work: Workload, inputs: Inputs, what: str) -> 
         host.call("plain_roi_align", maps, inputs.boxes[places], places, *arguments)
 
 
-def count(host: runtime.Host, run: Callable[[], None], stride: int) -> dict[str, runtime.Cost]:
-    host.configure(races=False, cost=True, stride=stride)
+def count(host: runtime.Host, run: Callable[[], None], most_blocks: int) -> dict[str, runtime.Cost]:
+    host.configure(races=False, cost=True, most_blocks=most_blocks)
     host.costs()
     run()
     return {name: cost.whole() for name, cost in host.costs().items()}
@@ -151,7 +151,7 @@ def hosts() -> tuple[runtime.Host, runtime.Host]:
     return runtime.Host(*build.build(cost=True)), runtime.Host(*plain)
 
 
-def measure(work: Workload, layout: str, dtype: torch.dtype, stride: int) -> list[Row]:
+def measure(work: Workload, layout: str, dtype: torch.dtype, most_blocks: int) -> list[Row]:
     """Our kernels, and where they do the same the plain ones, on one workload."""
     ours, plain = hosts()
     inputs = make_inputs(work, "cpu", dtype, layout == "channels last", seed=0)
@@ -162,10 +162,10 @@ def measure(work: Workload, layout: str, dtype: torch.dtype, stride: int) -> lis
             continue  # halves are always gathered
         name = str(dtype).removeprefix("torch.")
         print(f"{work.name}: {what}, {layout}, {name}", file=sys.stderr, flush=True)
-        costs = count(ours, partial(run_ours, ours, work, inputs, what), stride)
+        costs = count(ours, partial(run_ours, ours, work, inputs, what), most_blocks)
         rows.append(row(work, inputs, what, f"{what}, {layout}, {name}", costs))
         if what != "gather":
-            costs = count(plain, partial(run_plain, plain, work, inputs, what), 4 * stride + 1)
+            costs = count(plain, partial(run_plain, plain, work, inputs, what), most_blocks)
             rows.append(row(work, inputs, what, f"{what}, plain, {name}", costs))
     return rows
 
@@ -241,14 +241,14 @@ def occupancy(arch: str, registers: int, threads: int, shared: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workloads", nargs="+", default=[work.name for work in WORKLOADS])
-    parser.add_argument("--stride", type=int, default=31, help="run every so manyth block of a large grid")
+    parser.add_argument("--blocks", type=int, default=1024, help="of each grid, evenly spaced")
     parser.add_argument(
         "--resources", action="store_true", help="compile with nvcc, for registers and occupancy"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     works = [work for work in WORKLOADS if work.name in options.workloads]
-    rows = [r for work in works for setting in SETTINGS for r in measure(work, *setting, options.stride)]
+    rows = [r for work in works for setting in SETTINGS for r in measure(work, *setting, options.blocks)]
     print("MB; sectors are of 32 bytes and given in MB, too\n")
     print(costs_table(rows))
     compiled = resources() if options.resources else []

@@ -52,8 +52,10 @@ print("native libraries (None: loaded):", library.STATUS)
 assert all(why is None for why in library.STATUS.values())
 PYTHON
 
+step self_check 60 "$python" -m mrcnn_plugin.collect_env --check
+
 if has pytest && has hypothesis; then
-    step tests 200 "$python" -m pytest -q -p no:cacheprovider -m cuda tests/ops
+    step tests 200 "$python" -m pytest -q -p no:cacheprovider -m "cuda and not slow" tests/ops
     if [ -n "$sanitizer" ]; then
         # Small maps and few boxes: the sanitizer makes kernels some fifty times slower.
         for tool in memcheck racecheck; do
@@ -76,6 +78,29 @@ for name in roi_align postprocess; do
         skip "benchmark_$name" "benchmarks/$name.py does not exist"
     fi
 done
+
+# The figures as Markdown, ready for benchmarks/README.md.
+step tables 30 "$python" - "$out" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "benchmarks")
+import roi_align
+from tabulate import tabulate
+
+out = Path(sys.argv[1])
+report = json.loads((out / "roi_align.json").read_text())
+about = ", ".join(f"{key} {value}" for key, value in report["about"].items())
+parts = [f"## RoIAlign on CUDA\n\n{about}\n", roi_align.table(report["rows"]), ""]
+parts += [f"- {line}" for line in roi_align.summary(report["rows"])]
+rows = json.loads((out / "postprocess.json").read_text())["rows"]
+keys = ("section", "workload", "ours_ms", "peer_ms", "ratio", "check")
+body = tabulate([[row[key] for key in keys] for row in rows], keys, tablefmt="github", floatfmt=".2f")
+parts += ["", "## Masks, keypoints, targets on CUDA", "", body]
+(out / "tables.md").write_text("\n".join(parts) + "\n")
+print("written to", out / "tables.md")
+PYTHON
 
 echo
 echo "== summary (logs and figures in $out)"

@@ -79,11 +79,11 @@ class Host:
         *,
         races: bool = True,
         cost: bool = False,
-        stride: int = 1,
+        most_blocks: int = 2**64 - 1,
     ) -> None:
         """The order in which threads and blocks run, and what is checked and counted at each access."""
         self._library.cuda_host_set(
-            ORDERS.index(order), ctypes.c_uint64(seed), int(races), int(cost), ctypes.c_uint64(stride)
+            ORDERS.index(order), ctypes.c_uint64(seed), int(races), int(cost), ctypes.c_uint64(most_blocks)
         )
 
     def call(self, name: str, *args, **kwargs):

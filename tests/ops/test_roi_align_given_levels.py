@@ -130,7 +130,7 @@ def test_the_op_itself_checks_what_the_wrapper_checks(levels):
 
 def test_the_reference_checks_the_values():
     tail = (2, 2, 2, 224.0, 4, True, False, torch.tensor([0, 1, 3, 0]))
-    with pytest.raises(ValueError, match=r"levels\[2\] must be in \[0, 3\), got 3"):
+    with pytest.raises(ValueError, match=r"levels\[2\] must be in \[0, 3\)"):
         reference.multi_level_roi_align(pyramid(), ROIS, SCALES, *tail)
 
 

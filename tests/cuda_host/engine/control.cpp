@@ -7,8 +7,8 @@ using namespace cuda_host;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT void cuda_host_set(int order, uint64_t seed, int races, int cost, uint64_t block_stride) {
-  settings = {Order(order), seed, races != 0, cost != 0, block_stride};
+EXPORT void cuda_host_set(int order, uint64_t seed, int races, int cost, uint64_t most_blocks) {
+  settings = {Order(order), seed, races != 0, cost != 0, most_blocks};
 }
 
 // Forgets the tensors of earlier calls.

@@ -18,8 +18,6 @@ std::set<std::string> kernels_run;
 
 namespace {
 
-// A grid that is run whole also where costs are sampled.
-constexpr uint64_t kFewBlocks = 256;
 constexpr size_t kStackBytes = 256 * 1024;
 
 struct Fibers {
@@ -241,7 +239,9 @@ class BlockRun {
 
 std::vector<uint64_t> block_order(std::mt19937_64& random) {
   std::vector<uint64_t> order;
-  const uint64_t stride = launch->blocks < kFewBlocks ? 1 : settings.block_stride;
+  // An odd step, so that it does not always meet the same chunk of channels.
+  const uint64_t all = launch->blocks, most = settings.most_blocks;
+  const uint64_t stride = all <= most ? 1 : ((all + most - 1) / most) | 1;
   for (uint64_t block = 0; block < launch->blocks; block += stride) order.push_back(block);
   if (settings.order == Order::kDescending) std::reverse(order.begin(), order.end());
   if (settings.order == Order::kRandom) std::shuffle(order.begin(), order.end(), random);

@@ -50,7 +50,7 @@ struct Settings {
   uint64_t seed = 0;
   bool races = true;
   bool cost = false;
-  uint64_t block_stride = 1;  // only every so manyth block is run, where costs are sampled
+  uint64_t most_blocks = ~uint64_t(0);  // of a grid that are run, evenly spaced, where costs are sampled
 };
 
 struct LaunchState {

@@ -198,8 +198,8 @@ std::string costs_text() {
   for (const auto& [kernel, c] : trace.costs) {
     text += kernel;
     for (const uint64_t number :
-         {c.launches, c.blocks, c.blocks_run, c.threads, c.barriers, c.read_bytes, c.written_bytes, c.read_sectors,
-          c.written_sectors, c.block_sectors, c.atomics, c.atomic_sectors, c.shared_accesses,
+         {c.launches, c.blocks, c.blocks_run, c.threads, c.barriers, c.read_bytes, c.written_bytes,
+          c.read_sectors, c.written_sectors, c.block_sectors, c.atomics, c.atomic_sectors, c.shared_accesses,
           c.bank_conflicts, c.dynamic_shared_bytes}) {
       text += "\t" + std::to_string(number);
     }
