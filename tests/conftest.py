@@ -13,12 +13,20 @@ import mrcnn_plugin  # noqa: F401
 
 import hypothesis
 import pytest
+import torch
 
 # A busy machine is slow, which is no failure; CI draws the same examples each time.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(os.getenv("CI")))
 hypothesis.settings.load_profile("project")
 
 pytest_plugins = ["helpers.run_fixtures", "helpers.cuda_backends"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture

@@ -56,7 +56,9 @@ def test_label_images_follow_the_polygons(root):
     from cityscapesscripts.helpers.labels import name2label
 
     folder = root / "gtFine" / "val" / "delta"
-    for path in sorted(folder.glob("*_polygons.json")):
+    paths = sorted(folder.glob("*_polygons.json"))
+    assert len(paths) == 6
+    for path in paths:
         start = str(path).removesuffix("polygons.json")
         instances, labels, train = (
             cv2.imread(f"{start}{kind}.png", cv2.IMREAD_UNCHANGED)

@@ -23,14 +23,8 @@ class Backend:
         return contextlib.nullcontext()
 
 
-_NEEDS_DEVICE = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-
 @pytest.fixture(
-    params=[Backend("host", "cpu"), pytest.param(Backend("cuda", "cuda"), marks=_NEEDS_DEVICE)],
+    params=[Backend("host", "cpu"), pytest.param(Backend("cuda", "cuda"), marks=pytest.mark.cuda)],
     ids=["host", "cuda"],
 )
 def backend(request: pytest.FixtureRequest) -> Backend:

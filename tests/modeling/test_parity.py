@@ -277,7 +277,9 @@ def cases(files):
 
 @cases(MODELS)
 def test_results(file, route, inputs):
-    for result, expected in zip(detect(ours(file, route), inputs), expected_of(detect, file, inputs)):
+    for result, expected in zip(
+        detect(ours(file, route), inputs), expected_of(detect, file, inputs), strict=True
+    ):
         assert len(result) == len(expected) == 3
         assert result.get_fields().keys() == expected.get_fields().keys()
         assert torch.equal(result.pred_classes, expected.pred_classes)

@@ -88,6 +88,7 @@ def test_any_size_is_padded_with_zeros_and_cut(backbones, name, height, width):
     padded[..., :height, :width] = images
     with torch.no_grad():
         maps, whole = backbone(images), backbone(padded)
+    assert maps.keys() == whole.keys() == backbone.output_shape().keys()
     for feature, one in maps.items():
         stride = backbone.output_shape()[feature].stride
         sides = math.ceil(height / stride), math.ceil(width / stride)

@@ -78,7 +78,7 @@ def test_equals_reference(inputs):
     masks, boxes, shape, threshold = inputs
     got = torch.ops.mrcnn_plugin.encode_masks(masks, boxes, *shape, threshold)
     expected = reference.masks.encode_masks(masks, boxes, *shape, threshold)
-    for ours, theirs in zip(got, expected):
+    for ours, theirs in zip(got, expected, strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
 

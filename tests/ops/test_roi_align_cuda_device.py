@@ -10,10 +10,7 @@ import torchvision
 
 from mrcnn_plugin.ops import multi_level_roi_align, roi_align
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 DEVICE = "cuda"
 SIZES = [(40, 50), (20, 25), (10, 13), (5, 7)]

@@ -126,7 +126,7 @@ class TestParity:
             assert (gradient - expected).norm() <= 5e-3 * expected.norm() + 1e-6, name
 
     def test_results(self, models, inputs, expected_results, route):
-        for result, expected in zip(detect(models[1][route], inputs), expected_results):
+        for result, expected in zip(detect(models[1][route], inputs), expected_results, strict=True):
             assert len(result) == len(expected) >= 4
             assert result.get_fields().keys() == expected.get_fields().keys()
             torch.testing.assert_close(

@@ -168,7 +168,8 @@ class TestSemanticContext:
                 Instances(i.image_size, pred_boxes=i.pred_boxes, pred_classes=i.pred_classes) for i in found
             ]
             again = model.inference(labelled_inputs, boxes, do_postprocess=False)
-        for one, other in zip(found, again):
+        assert len(found) == len(labelled_inputs)
+        for one, other in zip(found, again, strict=True):
             torch.testing.assert_close(one.pred_masks, other.pred_masks)
 
     def test_labels_are_padded_with_the_ignored_value(self, labelled_inputs):

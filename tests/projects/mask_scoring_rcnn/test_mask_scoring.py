@@ -95,6 +95,7 @@ def test_results_in_both_forms(model, mask_format):
     inputs[1]["height"] = 50
     with torch.no_grad():
         outputs = model(inputs)
+    assert len(outputs) == len(inputs)
     for output in outputs:
         instances = output["instances"]
         assert len(instances) > 0

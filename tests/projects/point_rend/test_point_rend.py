@@ -234,7 +234,8 @@ def test_results_in_both_forms(model):
     with torch.no_grad():
         for model.mask_format in ("rle", "raw", "bitmask"):
             results[model.mask_format] = [output["instances"] for output in model(inputs)]
-    for bitmask, rle, raw in zip(results["bitmask"], results["rle"], results["raw"]):
+    assert len(results["bitmask"]) == len(inputs)
+    for bitmask, rle, raw in zip(results["bitmask"], results["rle"], results["raw"], strict=True):
         assert len(bitmask) == len(rle) > 0
         assert raw.pred_masks.shape == (len(raw), 224, 224)
         assert bitmask.pred_masks.shape == (len(bitmask), *bitmask.image_size)

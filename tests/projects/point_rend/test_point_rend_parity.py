@@ -108,7 +108,7 @@ def test_results(models, inputs):
             model.eval().inference(model_inputs, do_postprocess=False)
             for model, model_inputs in zip(models, (inputs, inputs))
         )
-    for result, expected in zip(ours, theirs):
+    for result, expected in zip(ours, theirs, strict=True):
         assert len(result) == len(expected) >= 3
         torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
         assert torch.equal(result.pred_classes, expected.pred_classes)
