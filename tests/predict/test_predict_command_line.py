@@ -132,7 +132,7 @@ def test_output_paths():
     files = [Input("x/a.jpg", "a"), Input("y/a.jpg", "a"), Input("y/sub/a.jpg", "sub/a")]
     assert output_paths(files, "out", ".png") == ["out/a.png", "out/a_2.png", "out/sub/a.png"]
     assert output_paths(files[:1], "out", "", taken=["a"]) == ["out/a_2"]
-    with pytest.raises(ConfigError, match="--output x: x/a.jpg would be overwritten"):
+    with pytest.raises(ConfigError, match=r"--output x: x/a\.jpg would be overwritten"):
         output_paths(files, "x", ".jpg")
 
 
@@ -179,7 +179,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("overlays", [True, False])
 def test_resumed_after_being_killed(line, test_images, tmp_path, monkeypatch, overlays):
-    """Killed in the network and in the drawing of any batch, each picture but that batch's is predicted once."""
+    """Killed in the network or in drawing: every picture but those of that batch is predicted once."""
     more = ["--batch", 2] if overlays else ["--batch", 2, "--no-overlays"]
     assert predict(*line("whole", *more)) == 0
     detect, draw, batches = Predictor.detect, pictures_module._draw, []
@@ -230,7 +230,10 @@ def test_without_resume_it_starts_again(line, monkeypatch):
 def test_two_processes_give_what_one_gives(line, tmp_path):
     assert predict(*line("one", "--no-overlays")) == 0
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
-    process = start(*torchrun, "predict.py", *map(str, line("two", "--no-overlays")))
+    arguments = [str(each) for each in line("two", "--no-overlays")]
+    # torchrun takes --run for an abbreviation of its own options.
+    arguments[arguments.index("--run")] = "--run-folder"
+    process = start(*torchrun, "predict.py", *arguments)
     output, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     assert result_of(tmp_path / "two") == result_of(tmp_path / "one")

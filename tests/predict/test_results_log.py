@@ -52,7 +52,7 @@ def test_processes_are_merged_in_the_order_of_the_pictures(tmp_path):
     assert (tmp_path / "predictions.json").read_text() == json.dumps(results)
 
 
-@pytest.mark.parametrize("lost", range(1, 60))
+@pytest.mark.parametrize("lost", [1, 2, 30, 59])
 def test_a_half_written_line_is_dropped(tmp_path, lost):
     """Whatever byte a killed process stopped at: the lines before it hold, and the next are added."""
     written(tmp_path, entry("a", 0.1), entry("b", 0.2))
