@@ -3,9 +3,9 @@
     python benchmarks/prediction.py --run output/demo [--only folder tiles] [--json FILE]
 
 folder: draws tiny pictures and predicts them by one process (with and without overlays), by two under
-torchrun, by the programs of other checkouts (`--programs-of`), and by one that is killed three times at random
-moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice than a batch for
-each kill.
+torchrun, by the programs of other checkouts (`--programs-of`), and by one that is killed three times at
+random moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice than a
+batch for each kill.
 
 tiles: draws one large picture with many objects, none of which crosses a line of a grid of 1000 pixels. The
 network sees it once by tiles of another size, which cut objects, and once as the small pictures of that grid,
@@ -70,6 +70,8 @@ def command(checkout: Path, processes: int = 1) -> list[str]:
         "torch.distributed.run",
         "--standalone",
         f"--nproc-per-node={processes}",
+        # Else torchrun takes --run for an abbreviation of its own options.
+        "--",
         "predict.py",
     ]
 
@@ -131,7 +133,7 @@ def measure_folder(args: argparse.Namespace, folder: Path) -> list[dict]:
     for index in range(args.images):
         sample = draw_sample("shapes", args.size, index)
         Image.fromarray(sample.image).save(images / f"{index + 1:06d}.png")
-    base = [str(images), "--run-folder", str(args.run), "--score-threshold", "0.05"]
+    base = [str(images), "--run", str(args.run), "--score-threshold", "0.05"]
     own = ["--batch", str(args.batch), *args.more]
     rows = []
 

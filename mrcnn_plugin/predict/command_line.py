@@ -29,7 +29,7 @@ Exit status: 0; 1 if an input could not be read; 2 if the command line is wrong.
   predict.py --run output/demo --output out images/
   predict.py --run output/demo --output out images/ --resume        after Ctrl-C or a crash
   predict.py --run output/demo --output out map.tif --tile 1024
-  torchrun --nproc-per-node 8 predict.py --run-folder output/demo --output out images/
+  torchrun --nproc-per-node 8 -- predict.py --run output/demo --output out images/
 """
 
 
@@ -44,12 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="image files, folders, quoted globs, or video files"
     )
-    parser.add_argument(
-        "--run",
-        "--run-folder",
-        metavar="FOLDER",
-        help="a run folder of train_net.py, for both (under torchrun --run-folder: it has options --run-...)",
-    )
+    parser.add_argument("--run", metavar="FOLDER", help="a run folder of train_net.py, for both")
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
     parser.add_argument(

@@ -230,10 +230,8 @@ def test_without_resume_it_starts_again(line, monkeypatch):
 def test_two_processes_give_what_one_gives(line, tmp_path):
     assert predict(*line("one", "--no-overlays")) == 0
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
-    arguments = [str(each) for each in line("two", "--no-overlays")]
-    # torchrun takes --run for an abbreviation of its own options.
-    arguments[arguments.index("--run")] = "--run-folder"
-    process = start(*torchrun, "predict.py", *arguments)
+    # Without the dashes torchrun takes --run for an abbreviation of its own options.
+    process = start(*torchrun, "--", "predict.py", *map(str, line("two", "--no-overlays")))
     output, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     assert result_of(tmp_path / "two") == result_of(tmp_path / "one")
