@@ -4,8 +4,8 @@
 
 folder: draws tiny pictures and predicts them by one process (with and without overlays), by two under
 torchrun, by the programs of other checkouts (`--programs-of`), and by one that is killed three times at
-random moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice than a
-batch for each kill.
+random moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice
+than a batch for each kill.
 
 tiles: draws one large picture with many objects, none of which crosses a line of a grid of 1000 pixels. The
 network sees it once by tiles of another size, which cut objects, and once as the small pictures of that grid,

@@ -35,7 +35,7 @@ class Pace:
     """How a process shares its work out.
 
     Attributes:
-        batch: images in one run of the network.
+        batch: images, or tiles of one image, in one run of the network.
         workers: threads that read, and as many that draw.
         rank, world: of this process, and number of them; every world-th batch is this process's.
         progress: whether to show a bar.
@@ -97,7 +97,7 @@ def predict_pictures(
         detected = (
             _batchwise(predictor, batches, readers)
             if tile is None
-            else _tiled(predictor, batches, readers, pace.batch, tile, drawing.wait)
+            else _tiled(predictor, batches, readers, pace, tile, drawing.wait)
         )
         for batch, results in detected:
             _record(predictor, batch, results, log, failed)
@@ -130,7 +130,7 @@ def _tiled(
     predictor: Predictor,
     batches: list[list[Picture]],
     readers: Executor,
-    batch_size: int,
+    pace: Pace,
     tile: TileSize,
     drawn: Callable[[], None],
 ) -> _Detected:
@@ -141,7 +141,7 @@ def _tiled(
         if isinstance(image, _Failure):
             yield [picture], [image]
             continue
-        instances = detect_tiled(predictor, image, readers, batch_size)
+        instances = detect_tiled(predictor, image, readers, pace.batch, progress=pace.progress)
         yield [picture], [(instances, image.image)]
         del image
 
