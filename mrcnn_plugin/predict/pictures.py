@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import Instances
@@ -181,10 +182,22 @@ def _record(
 def _draw(
     path: str, instances: Instances, image: np.ndarray | Image.Image, metadata: Metadata, view: int | None
 ) -> None:
-    picture = Image.fromarray(draw_predictions(np.asarray(image), instances, metadata, view=view))
+    pixels = _pixels(image) if isinstance(image, Image.Image) else image
+    picture = draw_predictions(pixels, instances, metadata, view=view, overwrite=True)
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    cv2.cvtColor(picture, cv2.COLOR_RGB2BGR, dst=picture)
     with replacing(path) as part:
-        picture.save(part, format="PNG", compress_level=_PNG_LEVEL)
+        if not cv2.imwrite(part, picture, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]):
+            raise OSError(f"cannot write {path}")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of an RGB image, by strips: as a whole, Pillow copies it several times on the way."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, 256):
+        bottom = min(top + 256, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def summary(instances: Instances, metadata: Metadata) -> str:
