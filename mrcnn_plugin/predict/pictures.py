@@ -29,6 +29,8 @@ from .tiles import TiledImage, TileSize, detect_tiled
 READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 # zlib's fastest level: a quarter of the time of the default for a tenth more bytes.
 _PNG_LEVEL = 1
+# Rows of a large picture that are copied at a time.
+_STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,10 @@ def _draw(
     pixels = _pixels(image) if isinstance(image, Image.Image) else image
     picture = draw_predictions(pixels, instances, metadata, view=view, overwrite=True)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    cv2.cvtColor(picture, cv2.COLOR_RGB2BGR, dst=picture)
+    for top in range(0, len(picture), _STRIP):
+        # To BGR, as OpenCV writes; its own conversion copies all of a picture that it changes in place.
+        strip = picture[top : top + _STRIP]
+        strip[...] = strip[..., ::-1].copy()
     with replacing(path) as part:
         if not cv2.imwrite(part, picture, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]):
             raise OSError(f"cannot write {path}")
@@ -194,8 +199,8 @@ def _draw(
 def _pixels(image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 of an RGB image, by strips: as a whole, Pillow copies it several times on the way."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, 256):
-        bottom = min(top + 256, image.height)
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
     return pixels
 

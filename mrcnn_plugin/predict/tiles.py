@@ -34,6 +34,8 @@ from .reading_ahead import ahead
 _SAME = 0.5
 #: Part of a cut view that lies in another view, from which the other one explains it.
 _CONTAINED = 0.7
+# Exif's tag for how a picture is to be turned.
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ class TiledImage:
         try:
             with Image.open(path) as image:
                 _check_memory(*image.size)
-                image = ImageOps.exif_transpose(image)
                 image.load()
+                if image.getexif().get(_ORIENTATION, 1) != 1:
+                    # Called always, it would copy a picture that needs no turning.
+                    image = ImageOps.exif_transpose(image)
         finally:
             Image.MAX_IMAGE_PIXELS = allowed
         image = image if image.mode == "RGB" else image.convert("RGB")
