@@ -154,9 +154,7 @@ def table_rows(names: Iterable[str], runs: Runs, settings: Settings, output: Pat
             for metric in ("AP", "AP50")
         ]
         differences = paired_differences(runs, name, row.reference, row.task, "AP") if row.reference else []
-        compared = (
-            f"{TASKS[row.task]} {', '.join(f'{d:+.1f}' for d in differences)}" if differences else ""
-        )
+        compared = f"{TASKS[row.task]} {', '.join(f'{d:+.1f}' for d in differences)}" if differences else ""
         minutes = [cost_of(settings.folder(output, name, seed)) / 60 for seed in seeds]
         cost = f"{statistics.fmean(minutes):.1f}" if minutes else ""
         rows.append([name, *columns, row.reference, compared, verdict(differences, row.expected), cost])

@@ -1,7 +1,7 @@
 """Runs of several configs over several seeds: trained, resumed, read, averaged.
 
-What ablations.py, projects.py and real_pictures.py share. Stopped at any time, `run_all` goes on where it was:
-finished runs are read from their results.json, the unfinished one is resumed from its checkpoint.
+What ablations.py, projects.py and real_pictures.py share. Stopped at any time, `run_all` goes on where it
+was: finished runs are read from their results.json, the unfinished one is resumed from its checkpoint.
 """
 
 from __future__ import annotations
@@ -202,9 +202,7 @@ def parse_arguments(
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--seeds", type=positive, default=2, metavar="N", help="runs of each config")
-    parser.add_argument(
-        "--iterations", type=positive, default=iterations, metavar="N", help="of each run"
-    )
+    parser.add_argument("--iterations", type=positive, default=iterations, metavar="N", help="of each run")
     parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override of every run's config")
     args = parser.parse_intermixed_args(arguments)
