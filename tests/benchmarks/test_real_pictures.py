@@ -63,16 +63,16 @@ def test_a_run_is_given_its_set_and_its_cost_is_kept(tmp_path, monkeypatch):
     calls = []
 
     def train(config, folder, settings, seed):
-        calls.append((config, settings.overrides))
+        calls.append((config, settings.iterations, settings.overrides))
         return 0
 
     monkeypatch.setattr(real_pictures, "train", train)
     monkeypatch.setattr(real_pictures, "_cpu_seconds", iter([10.0, 13.0, 20.0, 21.5]).__next__)
     training = real_pictures.Training({"coco_person": tmp_path / "set"})
     for _ in range(2):
-        assert training("person_masks_scratch", tmp_path / "run", Settings(5, ("a=1",)), 0) == 0
-    config, overrides = calls[0]
-    assert config == real_pictures.MASKS
+        assert training("person_keypoints_scratch", tmp_path / "run", Settings(5, ("a=1",)), 0) == 0
+    config, iterations, overrides = calls[0]
+    assert (config, iterations) == (real_pictures.KEYPOINTS, 10)
     where = tmp_path / "set"
     assert overrides == (
         f"dataloader.train.dataset.names=coco:{where}/train.json:{where}/images",
