@@ -3,8 +3,9 @@
     python benchmarks/real_pictures.py --nuclei FOLDER --coco-person FOLDER [KEY=VALUE ...] [--only NAME ...]
 
 Each folder holds train.json, val.json and images/. Every run has the same number of iterations, those of
-keypoints twice as many; all else is chosen by the recipe of configs/FineTune. Stopped at any time, it goes on where it was. Two of these commands
-with different `--only` may run side by side; the same command without `--only` then writes the whole table.
+keypoints twice as many; all else is chosen by the recipe of configs/FineTune. Stopped at any time, it goes
+on where it was. Two of these commands with different `--only` may run side by side; the same command
+without `--only` then writes the whole table.
 """
 
 from __future__ import annotations
@@ -174,7 +175,8 @@ def write_report(names: Sequence[str], runs: Runs, settings: Settings, output: P
     seeds = len({seed for _, seed in runs})
     text = f"""# Real pictures
 
-{settings} (keypoints: twice as many), {seeds} seed{"s" if seeds != 1 else ""}: mean ± standard deviation over seeds.
+{settings} (keypoints: twice as many), {seeds} seed{"s" if seeds != 1 else ""}.
+Mean ± standard deviation over seeds.
 
 {table}
 """
