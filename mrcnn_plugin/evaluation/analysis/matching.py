@@ -182,9 +182,9 @@ def _match_image(
     det_class = np.array([class_of[det["category_id"]] for det in dets], int)
     truth_class = np.array([class_of[truth["category_id"]] for truth in truths], int)
     crowd = np.array([bool(truth.get("iscrowd")) for truth in truths], bool)
-    ignored = crowd | np.array([bool(truth.get("ignore")) for truth in truths], bool)
+    ignored = crowd
     if task == "keypoints":
-        ignored |= np.array([not truth.get("num_keypoints", 1) for truth in truths], bool)
+        ignored = crowd | np.array([not truth.get("num_keypoints") for truth in truths], bool)
     ious = overlaps(image, dets, truths, task, sigmas)
     same = det_class[:, None] == truth_class[None]
     matched, on_ignored = _assign(np.where(same, ious, 0.0), ignored, crowd, iou)
