@@ -113,15 +113,14 @@ class CocoScores:
         """Groups by the square root of COCO's area, in pixels."""
         for annotation in self._annotations():
             annotation["_group"] = annotation["_area"] ** 0.5
-        names = _range_names(SIZE_EDGES, "{} px")
-        return self._groups(SIZE_EDGES, names)
+        return self._groups(SIZE_EDGES, _range_names(SIZE_EDGES))
 
     def by_aspect_ratio(self) -> list[Group]:
         """Groups by width / height of the box."""
         for annotation in self._annotations():
             _, _, width, height = annotation["bbox"]
             annotation["_group"] = width / height if height > 0 else 1.0
-        names = ["taller than 1:3", "1:3 to 2:3", "2:3 to 3:2", "3:2 to 3:1", "wider than 3:1"]
+        names = ["< 1:3", "1:3 to 2:3", "2:3 to 3:2", "3:2 to 3:1", "> 3:1"]
         return self._groups(ASPECT_EDGES, names)
 
     def by_crowding(self) -> list[Group]:
@@ -130,7 +129,7 @@ class CocoScores:
         number = Counter(truth["image_id"] for truth in truths if not truth.get("iscrowd"))
         for annotation in self._annotations():
             annotation["_group"] = number[annotation["image_id"]]
-        return self._groups(CROWDING_EDGES, _range_names(CROWDING_EDGES, "{} objects", whole=True))
+        return self._groups(CROWDING_EDGES, _range_names(CROWDING_EDGES, whole=True))
 
     def _at(self, iou: float) -> int:
         return int(np.abs(self.ious - iou).argmin())
@@ -193,9 +192,7 @@ def _mean(values: np.ndarray, axis: int) -> Any:
         return np.where(number > 0, np.nansum(values, axis=axis) / number, np.nan)
 
 
-def _range_names(edges: Sequence[int], unit: str, *, whole: bool = False) -> list[str]:
-    """Names of the ranges between edges, of whole numbers or of any."""
-    first = edges[0] - 1 if whole else edges[0]
-    names = [f"{first}" if whole else f"< {first}"]
-    names += [f"{low}–{high - whole}" for low, high in zip(edges, edges[1:])]
-    return [unit.format(name) for name in [*names, f"≥ {edges[-1]}"]]
+def _range_names(edges: Sequence[int], *, whole: bool = False) -> list[str]:
+    """Names of the ranges between edges, of whole numbers from 1 or of any."""
+    first = "1" if whole and edges[0] == 2 else f"< {edges[0]}"
+    return [first, *(f"{low}–{high - whole}" for low, high in zip(edges, edges[1:])), f"≥ {edges[-1]}"]

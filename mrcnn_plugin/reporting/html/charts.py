@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ CORRECT_COLOR = "#2b9a66"
 TASK_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 # A curve of more points than this is drawn as the means of so many stretches.
 _MAX_POINTS = 1000
-_MAX_CLASS_CURVES = 12
+_MAX_CLASS_CURVES = 10
 _MAX_CONFUSED = 40
 _MAX_CLASS_BARS = 60
 _VALIDATION = re.compile(r"(^|[_/])val(id|idation)?[_/]")
@@ -45,7 +46,7 @@ def training_charts(metrics: Metrics) -> dict[str, Figure]:
         charts["aps"] = _aps(aps)
     if metrics.get("lr"):
         rate = _figure(_line(metrics["lr"], "learning rate", INK), x="iteration", y="learning rate", height=300)
-        charts["rate"] = rate.update_layout(showlegend=False).update_yaxes(rangemode="tozero")
+        charts["rate"] = rate.update_layout(showlegend=False).update_yaxes(rangemode="tozero", exponentformat="e")
     return charts
 
 
@@ -94,6 +95,7 @@ def _figure(*traces: Any, x: str = "", y: str = "", height: int = 340) -> Figure
             "margin": {"l": 56, "r": 16, "t": 16, "b": 44},
             "height": height,
             "hoverlabel": {"bgcolor": "white", "font": {"color": INK}},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#aab4bf", "activecolor": MUTED},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
         },
     )
@@ -133,7 +135,9 @@ def _losses(losses: Mapping[str, Mapping[int, float]]) -> Figure:
     figure = _figure(*traces, x="iteration", y="loss", height=400)
     values = [value for curve in losses.values() for value in curve.values()]
     if min(values) > 0 and max(values) > 12 * min(values):
-        figure.update_yaxes(type="log", dtick="D2", minor_showgrid=False)
+        decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+        ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:.5g}" for tick in ticks])
     return figure
 
 
@@ -265,6 +269,7 @@ def _errors(errors: ErrorTypes) -> Figure:
         marker={"color": [*ERROR_COLORS.values(), "#aab4bf", "#aab4bf"]},
         text=[f"{cost:.2f}" for cost in costs],
         textposition="outside",
+        outsidetextfont={"color": INK},
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.2f} AP<extra></extra>",
     )
@@ -298,10 +303,11 @@ def _confusion(table: np.ndarray, class_names: Sequence[str]) -> Figure:
         ygap=1,
         colorbar={"thickness": 10, "outlinewidth": 0, "tickformat": ".0%", "len": 0.6},
     )
-    side = 34 if len(names) <= 12 else 22 if len(names) <= 25 else 16
+    side = 34 if len(names) <= 12 else 22 if len(names) <= 25 else 18
     figure = _figure(heat, x="detected as", y="annotated as", height=max(300, 150 + side * len(names)))
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**ticks, tickangle=-45 if len(names) > 5 else 0)
+    ticks["tickfont"] = {"size": 12 if len(names) <= 12 else 10}
+    figure.update_xaxes(**ticks, tickangle=0 if len(names) <= 4 else -45 if len(names) <= 12 else -90)
     figure.update_yaxes(**ticks, autorange="reversed")
     if len(names) <= 12:
         for (row, column), number in np.ndenumerate(counts):

@@ -27,7 +27,7 @@ from mrcnn_plugin.evaluation.analysis.operating_point import (
 )
 
 from . import charts
-from .pictures import CORRECT, worst_pictures
+from .pictures import CORRECT, Picture, worst_pictures
 from .source import Source
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def analyse(source: Source, task: str) -> TaskReport:
     names = class_names(source)
     errors, best, calibrated = error_types(matches), best_thresholds(matches), calibration(matches)
     groups = {
-        "size of the object": scores.by_size(),
-        "width : height of its box": scores.by_aspect_ratio(),
+        "size (√area), px": scores.by_size(),
+        "width : height of the box": scores.by_aspect_ratio(),
         "objects in the image": scores.by_crowding(),
     }
     for index, row in enumerate(rows):
@@ -120,15 +120,16 @@ def render(source: Source) -> str:
     from plotly.offline import get_plotlyjs
 
     reasons = source.possible_tasks()
-    notes = [f"No analysis of {charts.TASK_NAMES[task]}s: {reason}." for task, reason in reasons.items() if reason]
+    notes = [f"No analysis of task {task}: {reason}." for task, reason in reasons.items() if reason]
     tasks = []
     for task in source.tasks:
-        logger.info(f"Report: {charts.TASK_NAMES[task]}s of {len(source.results)} detections")
+        logger.info(f"Report: analysing {len(source.results)} detections, task {task}")
         tasks.append(analyse(source, task))
     figures = charts.training_charts(source.metrics)
     if source.summaries:
         figures |= charts.data_charts(source.summaries)
     figures |= {f"{task.task}-{name}": figure for task in tasks for name, figure in task.charts.items()}
+    pictures = _pictures(source, tasks)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -141,7 +142,8 @@ def render(source: Source) -> str:
         score_rows=_score_rows(source.scores),
         charts=set(figures),
         charts_json=Markup(_script_json({name: _plain(figure) for name, figure in figures.items()})),
-        pictures=_pictures(source, tasks),
+        pictures=pictures,
+        has=_drawn_parts(pictures["list"]) if pictures else {},
         errors=[(name, charts.ERROR_COLORS[name], _ERROR_TEXTS[name]) for name in ERROR_NAMES],
         kind_colors={**charts.ERROR_COLORS, CORRECT: charts.CORRECT_COLOR},
         match_iou=MATCH_IOU,
@@ -169,6 +171,16 @@ def _pictures(source: Source, tasks: Sequence[TaskReport]) -> dict[str, Any] | N
         class_names(source),
     )
     return {"task": task.name, "list": found} if found else None
+
+
+def _drawn_parts(pictures: Sequence[Picture]) -> dict[str, bool]:
+    """Which parts of shapes there are to switch."""
+    shapes = [shape for picture in pictures for shape in (*picture.truths, *picture.detections)]
+    return {
+        "masks": any(shape.path for shape in shapes),
+        "boxes": any(shape.box for shape in shapes),
+        "points": any(shape.points for shape in shapes),
+    }
 
 
 def _plain(figure: Figure) -> dict:

@@ -37,6 +37,7 @@ class Shape:
 
     Attributes:
         kind: "correct", or one of ERROR_NAMES; of an annotation "correct" if it was found, or "missed".
+        name: its class, and the score of a detection.
         label: what to say about it.
         box: x, y, width, height; None where it has none.
         path: SVG path of its mask; "" for none.
@@ -44,10 +45,16 @@ class Shape:
     """
 
     kind: str
+    name: str
     label: str
     box: tuple[float, float, float, float] | None
     path: str = ""
     points: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> tuple[float, float] | None:
+        """Where its name is written: at the upper left corner of its box."""
+        return (max(self.box[0], 1.0), max(self.box[1] - 3, 10.0)) if self.box else None
 
 
 @dataclass
@@ -178,15 +185,16 @@ class _Drawing:
     def truth(self, index: int, missed: bool) -> Shape:
         annotation = self.annotations[self.matches.annotation[index]]
         name = self.class_names[self.matches.truth_class[index]]
-        return self._shape(annotation, ERROR_NAMES[MISSED] if missed else CORRECT, name)
+        return self._shape(annotation, ERROR_NAMES[MISSED] if missed else CORRECT, name, name)
 
     def detection(self, index: int) -> Shape:
         result = self.results[self.matches.result[index]]
         name = f"{self.class_names[self.matches.det_class[index]]} {self.matches.score[index]:.2f}"
         if self.matches.correct[index]:
-            return self._shape(result, CORRECT, name)
+            return self._shape(result, CORRECT, name, name)
         kind = int(self.errors.label[index])
-        return self._shape(result, ERROR_NAMES[kind], f"{name}, {self._reason(kind, int(self.errors.partner[index]))}")
+        reason = self._reason(kind, int(self.errors.partner[index]))
+        return self._shape(result, ERROR_NAMES[kind], name, f"{name}, {reason}")
 
     def _reason(self, kind: int, partner: int) -> str:
         if kind == BOTH:
@@ -197,7 +205,7 @@ class _Drawing:
         other = self.class_names[self.matches.truth_class[partner]] if partner >= 0 else ""
         return f"{text} ({other} here)" if ERROR_NAMES[kind] == "classification" else text
 
-    def _shape(self, entry: dict, kind: str, label: str) -> Shape:
+    def _shape(self, entry: dict, kind: str, name: str, label: str) -> Shape:
         box = None
         if entry.get("bbox"):
             x, y, w, h = (np.array(entry["bbox"], float).reshape(2, 2) * self.scale).ravel().tolist()
@@ -205,7 +213,7 @@ class _Drawing:
         points = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
         points = points[points[:, 2] > 0][:, :2] * self.scale
         path = self._path(entry["segmentation"]) if entry.get("segmentation") else ""
-        return Shape(kind, label, box, path, [(round(x, 1), round(y, 1)) for x, y in points.tolist()])
+        return Shape(kind, name, label, box, path, [(round(x, 1), round(y, 1)) for x, y in points.tolist()])
 
     def _path(self, segmentation: list | dict) -> str:
         """Outlines of a mask in pixels of the report, decoded within its box only."""

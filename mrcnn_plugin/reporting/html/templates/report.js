@@ -8,7 +8,7 @@ function draw(root) {
     if (drawn.has(place) || place.closest("[hidden]")) continue;
     drawn.add(place);
     const { data, layout } = charts[place.dataset.chart];
-    const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+    const options = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
     Plotly.newPlot(place, data, layout, options).then(() => {
       document.documentElement.dataset.charts = document.querySelectorAll(".chart .main-svg:first-child").length;
     });
