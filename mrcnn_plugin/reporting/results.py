@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def finish(config: RunConfig, model: nn.Module, results: Results, iteration: int | None) -> None:
-    """Writes results.json, curves.png, predictions.png and report.html; prints the AP table and where they are.
+    """Writes results.json, curves.png, predictions.png and report.html; prints the AP table and paths.
 
     Raises:
         ConfigError, SystemExit: the results are not those that the config expects.

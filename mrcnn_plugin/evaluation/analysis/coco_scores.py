@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,9 +83,9 @@ class CocoScores:
         self.precision = self._precision[..., 0]
 
     def class_rows(self) -> list[dict[str, float]]:
-        """Of each class: AP, AP50, AP75, APs, APm, APl (as far as COCO has them for the task) and AR, in percent.
+        """AP, AP50, AP75, AR, and those of APs, APm, APl that COCO has for the task, of each class.
 
-        NaN where a class has no such object.
+        In percent; NaN where a class has no such object.
         """
         named: list[tuple[str, Any]] = [("AP", self._precision[..., 0])]
         named += [(f"AP{round(100 * iou)}", self._precision[self._at(iou), ..., 0]) for iou in (0.5, 0.75)]
@@ -153,7 +154,7 @@ class CocoScores:
             annotation["area"] = annotation["_group"]
         scorer.params.areaRng = [
             [float(np.clip(low, -1e10, 1e10)), float(np.nextafter(np.clip(high, -1e10, 1e10), -np.inf))]
-            for low, high in zip(limits, limits[1:])
+            for low, high in itertools.pairwise(limits)
         ]
         scorer.params.areaRngLbl = list(names)
         # The overlaps stay; those of keypoints would be computed from the areas.
@@ -195,4 +196,4 @@ def _mean(values: np.ndarray, axis: int) -> Any:
 def _range_names(edges: Sequence[int], *, whole: bool = False) -> list[str]:
     """Names of the ranges between edges, of whole numbers from 1 or of any."""
     first = "1" if whole and edges[0] == 2 else f"< {edges[0]}"
-    return [first, *(f"{low}–{high - whole}" for low, high in zip(edges, edges[1:])), f"≥ {edges[-1]}"]
+    return [first, *(f"{low}–{high - whole}" for low, high in itertools.pairwise(edges)), f"≥ {edges[-1]}"]

@@ -39,7 +39,7 @@ class Matches:
         score: (D,) float.
         det_class, det_image: (D,) int.
         truth: (D,) int, the annotation that a detection matched, -1 for none.
-        ignored: (D,) bool, whether it fell onto a crowd or another ignored annotation: neither right nor wrong.
+        ignored: (D,) bool, whether it lies on a crowd or another ignored annotation: not right, not wrong.
         annotation: (T,) int, index into the data set's annotations.
         truth_class, truth_image: (T,) int.
         truth_ignored: (T,) bool, whether AP leaves the annotation out.
@@ -103,9 +103,9 @@ def match(
 ) -> Matches:
     """Matches detections to annotations.
 
-    Within a class and an image, in the order of falling score, a detection takes the annotation of its class
-    that it overlaps most among those not yet taken, if the IoU is at least `iou`; one that takes none but lies
-    on an ignored annotation is ignored.
+    Within a class and an image, in the order of falling score, a detection takes the annotation that it
+    overlaps most among those not yet taken, if the IoU is at least `iou`; one that takes none but lies on an
+    ignored annotation is ignored.
 
     Args:
         ground_truth: pycocotools' COCO of the annotations.
@@ -227,7 +227,7 @@ def _assign(
 def overlaps(
     image: dict, dets: Sequence[dict], truths: Sequence[dict], task: str, sigmas: np.ndarray
 ) -> np.ndarray:
-    """(D_i, T_i) IoU or OKS of results and annotations of an image; with a crowd, the part that lies on it."""
+    """(D_i, T_i) IoU or OKS within an image; with a crowd, the part of a detection that lies on it."""
     if not dets or not truths:
         return np.zeros((len(dets), len(truths)))
     if task == "keypoints":

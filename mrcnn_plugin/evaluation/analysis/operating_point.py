@@ -1,4 +1,4 @@
-"""What a detector does at a score threshold: the best threshold, what is confused there, how honest scores are."""
+"""What a detector does at a score threshold: the best one, what is confused there, what scores tell."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .matching import Matches
+
+#: Score threshold of a class of which no detection is correct, so that none is best.
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Calibration:
     Attributes:
         edges: (B + 1,) from 0 to 1.
         count: (B,) int, detections in each bin.
-        confidence, precision: (B,) float in [0, 1], mean score and part that is correct; NaN for an empty bin.
+        confidence, precision: (B,) float in [0, 1], mean score and part that is correct; NaN in an empty bin.
         error: expected calibration error in [0, 1]: the mean of |precision - confidence|, weighted by
             count; NaN without detections.
     """
@@ -88,8 +91,10 @@ def f1_curve(matches: Matches, thresholds: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def calibration(matches: Matches, bins: int = 10) -> Calibration:
-    """The reliability of scores: Guo et al. (arXiv 1706.04599), Section 2, for detections as in Kueppers et al.
-    (arXiv 2004.13546): what a score should tell is the part of detections that are correct."""
+    """The reliability of scores: Guo et al. (arXiv 1706.04599), Section 2.
+
+    For detections it compares them with the part that is correct (Kueppers et al., arXiv 2004.13546).
+    """
     kept = ~matches.ignored
     score, correct = matches.score[kept], matches.correct[kept]
     edges = np.linspace(0, 1, bins + 1)
@@ -105,8 +110,8 @@ def calibration(matches: Matches, bins: int = 10) -> Calibration:
 
 
 def above(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
-    """(D,) bool: detections of at least their class's threshold, (num_classes,); NaN keeps none."""
-    return matches.score >= np.nan_to_num(thresholds, nan=np.inf)[matches.det_class]
+    """(D,) bool: detections of at least their class's threshold, DEFAULT_THRESHOLD where that is NaN."""
+    return matches.score >= np.nan_to_num(thresholds, nan=DEFAULT_THRESHOLD)[matches.det_class]
 
 
 def confusion(matches: Matches, thresholds: np.ndarray) -> np.ndarray:

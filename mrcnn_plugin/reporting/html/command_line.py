@@ -20,7 +20,7 @@ RESULTS.json has COCO's format: a list of {"image_id", "category_id", "score"} w
 "keypoints". ANNOTATIONS.json is the ground truth that they are of.
 
   python -m mrcnn_plugin.reporting results.json instances_val2017.json --images val2017
-  python -m mrcnn_plugin.reporting output/demo/inference/coco_instances_results.json val.json --run output/demo
+  python -m mrcnn_plugin.reporting run/inference/coco_instances_results.json val.json --run run
 
 Exit status: 0; 2 if a file cannot be used.
 """
@@ -36,14 +36,29 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("results", metavar="RESULTS.json", help="detections in COCO's results format")
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", help="ground truth in COCO's format")
-    parser.add_argument("--images", metavar="DIR", help="folder of the images; without it there are no pictures")
-    parser.add_argument("--output", metavar="FILE", help="default: report.html, in the run folder if there is one")
-    parser.add_argument("--run", metavar="FOLDER", help="a run folder, for its training curves and its config")
     parser.add_argument(
-        "--max-dets", type=int, default=100, metavar="N", help="detections of a class in an image; default COCO's 100"
+        "--images", metavar="DIR", help="folder of the images; without it there are no pictures"
     )
     parser.add_argument(
-        "--sigmas", type=float, nargs="+", default=(), metavar="S", help="OKS sigma of each keypoint, if not COCO's 17"
+        "--output", metavar="FILE", help="default: report.html, in the run folder if there is one"
+    )
+    parser.add_argument(
+        "--run", metavar="FOLDER", help="a run folder, for its training curves and its config"
+    )
+    parser.add_argument(
+        "--max-dets",
+        type=int,
+        default=100,
+        metavar="N",
+        help="detections of a class in an image; default COCO's 100",
+    )
+    parser.add_argument(
+        "--sigmas",
+        type=float,
+        nargs="+",
+        default=(),
+        metavar="S",
+        help="OKS sigma of each keypoint, if not COCO's 17",
     )
     return parser
 

@@ -26,8 +26,10 @@ from mrcnn_plugin.evaluation.analysis.operating_point import (
     confusion,
 )
 
-from . import charts
+from .charts import task_charts
+from .figures import CORRECT_COLOR, ERROR_COLORS, TASK_NAMES
 from .pictures import CORRECT, Picture, worst_pictures
+from .run_charts import data_charts, training_charts
 from .source import Source
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class TaskReport:
 
     @property
     def name(self) -> str:
-        return charts.TASK_NAMES[self.task]
+        return TASK_NAMES[self.task]
 
 
 def analyse(source: Source, task: str) -> TaskReport:
@@ -74,7 +76,7 @@ def analyse(source: Source, task: str) -> TaskReport:
     assert source.ground_truth is not None
     options: dict[str, Any] = {"max_dets": source.max_dets, "sigmas": source.sigmas}
     scores = CocoScores(source.ground_truth, source.results, task, **options)
-    rows = scores.class_rows()
+    rows: list[dict[str, Any]] = [dict(row) for row in scores.class_rows()]
     mean = scores.mean_row()
     matches = match(source.ground_truth, source.results, task, **options)
     names = class_names(source)
@@ -94,14 +96,16 @@ def analyse(source: Source, task: str) -> TaskReport:
             "recall": 100 * best.recall[index],
         }
     confused = confusion(matches, best.threshold)
-    figures = charts.task_charts(scores, matches, errors, best, calibrated, confused, groups, names)
+    figures = task_charts(scores, matches, errors, best, calibrated, confused, groups, names)
     return TaskReport(task, mean, rows, matches, errors, best, calibrated, figures)
 
 
 def class_names(source: Source) -> list[str]:
     """Names of the categories in the order of their ids."""
     assert source.ground_truth is not None
-    return [source.ground_truth.cats[i].get("name", f"category {i}") for i in sorted(source.ground_truth.cats)]
+    return [
+        source.ground_truth.cats[i].get("name", f"category {i}") for i in sorted(source.ground_truth.cats)
+    ]
 
 
 def write_report(source: Source, path: str | os.PathLike) -> None:
@@ -116,7 +120,6 @@ def write_report(source: Source, path: str | os.PathLike) -> None:
 def render(source: Source) -> str:
     """The page as HTML."""
     import jinja2
-    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     reasons = source.possible_tasks()
@@ -125,9 +128,9 @@ def render(source: Source) -> str:
     for task in source.tasks:
         logger.info(f"Report: analysing {len(source.results)} detections, task {task}")
         tasks.append(analyse(source, task))
-    figures = charts.training_charts(source.metrics)
+    figures = training_charts(source.metrics)
     if source.summaries:
-        figures |= charts.data_charts(source.summaries)
+        figures |= data_charts(source.summaries)
     figures |= {f"{task.task}-{name}": figure for task in tasks for name, figure in task.charts.items()}
     pictures = _pictures(source, tasks)
     environment = jinja2.Environment(
@@ -141,17 +144,17 @@ def render(source: Source) -> str:
         tasks=tasks,
         score_rows=_score_rows(source.scores),
         charts=set(figures),
-        charts_json=Markup(_script_json({name: _plain(figure) for name, figure in figures.items()})),
+        charts_json=_script_json({name: _plain(figure) for name, figure in figures.items()}),
         pictures=pictures,
         has=_drawn_parts(pictures["list"]) if pictures else {},
-        errors=[(name, charts.ERROR_COLORS[name], _ERROR_TEXTS[name]) for name in ERROR_NAMES],
-        kind_colors={**charts.ERROR_COLORS, CORRECT: charts.CORRECT_COLOR},
+        errors=[(name, ERROR_COLORS[name], _ERROR_TEXTS[name]) for name in ERROR_NAMES],
+        kind_colors={**ERROR_COLORS, CORRECT: CORRECT_COLOR},
         match_iou=MATCH_IOU,
         data_table=_data_table(source.summaries),
         versions=_versions(),
-        script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
+        script=(_TEMPLATES / "report.js").read_text(encoding="utf-8"),
+        style=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
     )
 
 

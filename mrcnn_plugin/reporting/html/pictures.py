@@ -1,4 +1,4 @@
-"""The pictures with most errors, as small JPEGs with shapes (SVG) over them: annotations beside detections."""
+"""The pictures with most errors: annotations beside detections, as shapes (SVG) over small JPEGs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Shape:
         box: x, y, width, height; None where it has none.
         path: SVG path of its mask; "" for none.
         points: (x, y) of its keypoints, those that are labelled or predicted.
+        limbs: (x1, y1, x2, y2) of the lines between them.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Shape:
     box: tuple[float, float, float, float] | None
     path: str = ""
     points: list[tuple[float, float]] = field(default_factory=list)
+    limbs: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
     def anchor(self) -> tuple[float, float] | None:
@@ -81,7 +83,7 @@ class Picture:
     def size(self) -> int:
         """About how many bytes it takes in the page."""
         shapes = [*self.truths, *self.detections]
-        return len(self.jpeg) + sum(200 + len(shape.path) + 40 * len(shape.points) for shape in shapes)
+        return len(self.jpeg) + sum(200 + len(shape.path) + 120 * len(shape.points) for shape in shapes)
 
 
 def worst_pictures(
@@ -133,9 +135,9 @@ def worst_pictures(
             height=jpeg[2],
             jpeg=jpeg[0],
             errors={name: int(count) for name, count in zip(ERROR_NAMES, counts) if count},
-            truths=[drawing.truth(index, missed[index]) for index in truths],
+            truths=[drawing.truth(index, missed[index]) for index in truths.tolist()],
             # The most certain on top.
-            detections=[drawing.detection(index) for index in dets[::-1]],
+            detections=[drawing.detection(index) for index in dets[::-1].tolist()],
         )
         if not pictures or picture.size <= min(_MAX_BYTES, max_bytes):
             max_bytes -= picture.size
@@ -151,11 +153,15 @@ def _jpeg(path: str) -> tuple[str, int, int] | None:
             if small.mode.startswith(("I", "F")):
                 # More than 8 bits: from the darkest value to the brightest.
                 values = np.asarray(small, float)
-                small = Image.fromarray((255 * (values - values.min()) / max(np.ptp(values), 1e-9)).astype(np.uint8))
+                small = Image.fromarray(
+                    (255 * (values - values.min()) / max(np.ptp(values), 1e-9)).astype(np.uint8)
+                )
             small = small.convert("RGB")
             scale = _SIDE / max(small.size)
-            size = tuple(max(1, round(scale * side)) for side in small.size)
-            small = small.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+            width, height = (max(1, round(scale * side)) for side in small.size)
+            small = small.resize(
+                (width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+            )
     except (OSError, ValueError) as error:
         logger.warning(f"Report: no picture of {path} ({error})")
         return None
@@ -179,6 +185,7 @@ class _Drawing:
     ) -> None:
         self.annotations, self.results = ground_truth.dataset["annotations"], results
         self.matches, self.errors, self.class_names = matches, errors, class_names
+        self.skeletons = {i: category.get("skeleton") or () for i, category in ground_truth.cats.items()}
         self.width, self.height = info["width"], info["height"]
         self.scale = np.array([size[0] / info["width"], size[1] / info["height"]])
 
@@ -210,10 +217,19 @@ class _Drawing:
         if entry.get("bbox"):
             x, y, w, h = (np.array(entry["bbox"], float).reshape(2, 2) * self.scale).ravel().tolist()
             box = round(x, 1), round(y, 1), round(w, 1), round(h, 1)
-        points = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
-        points = points[points[:, 2] > 0][:, :2] * self.scale
-        path = self._path(entry["segmentation"]) if entry.get("segmentation") else ""
-        return Shape(kind, name, label, box, path, [(round(x, 1), round(y, 1)) for x, y in points.tolist()])
+        keypoints = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
+        places = np.round(keypoints[:, :2] * self.scale, 1).tolist()
+        seen = keypoints[:, 2] > 0
+        ends = [(i - 1, j - 1) for i, j in self.skeletons.get(entry["category_id"], ())]
+        return Shape(
+            kind,
+            name,
+            label,
+            box,
+            self._path(entry["segmentation"]) if entry.get("segmentation") else "",
+            [(x, y) for (x, y), there in zip(places, seen) if there],
+            [(*places[i], *places[j]) for i, j in ends if max(i, j) < len(seen) and seen[i] and seen[j]],
+        )
 
     def _path(self, segmentation: list | dict) -> str:
         """Outlines of a mask in pixels of the report, decoded within its box only."""

@@ -56,14 +56,18 @@ def _add_detections(source: Source, config: RunConfig) -> None:
     """Results file and annotations of the last test set, or a note of why there is no analysis."""
     found = config.coco_results()
     if found is None:
-        source.notes.append("No analysis of detections: no evaluator of this config writes them in COCO's format.")
+        source.notes.append(
+            "No analysis of detections: no evaluator of this config writes them in COCO's format."
+        )
         return
     metadata = MetadataCatalog.get(found.dataset)
     if not os.path.isfile(found.path) or not metadata.get("json_file"):
         source.notes.append(f"No analysis of detections: there is no {found.path}.")
         return
     if len(config.test_names) > 1:
-        source.notes.append(f"Of {len(config.test_names)} test sets, the analysis is of {title_of(found.dataset)}.")
+        source.notes.append(
+            f"Of {len(config.test_names)} test sets, the analysis is of {title_of(found.dataset)}."
+        )
     source.ground_truth = read_annotations(metadata.json_file)
     source.results = read_results(found.path, source.ground_truth)
     source.image_root = metadata.get("image_root")

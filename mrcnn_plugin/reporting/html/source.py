@@ -74,7 +74,8 @@ class Source:
                 sigmas = len(self.sigmas or COCO_SIGMAS)
                 if not numbers[0] == numbers[1] == sigmas:
                     reasons[task] = (
-                        f"results have {numbers[0]} keypoints, annotations {numbers[1]}, and there are {sigmas} OKS sigmas"
+                        f"results have {numbers[0]} keypoints, annotations {numbers[1]}, "
+                        f"and there are {sigmas} OKS sigmas"
                     )
         return reasons
 
@@ -104,7 +105,9 @@ def read_annotations(path: str | os.PathLike) -> COCO:
     if not isinstance(dataset, dict) or not all(
         isinstance(dataset.get(key), list) for key in ("images", "annotations", "categories")
     ):
-        raise DatasetError(f'{path}: expected COCO annotations, with lists "images", "annotations" and "categories"')
+        raise DatasetError(
+            f'{path}: expected COCO annotations, with lists "images", "annotations" and "categories"'
+        )
     for index, annotation in enumerate(dataset["annotations"]):
         missing = [key for key in ("id", "image_id", "category_id") if key not in annotation]
         if missing or not ("bbox" in annotation or "area" in annotation):
@@ -140,8 +143,8 @@ def read_results(path: str | os.PathLike, ground_truth: COCO) -> list[dict]:
             raise DatasetError(f'{path}: results[{index}] has no "{missing[0]}"; add it')
         if result["image_id"] not in ground_truth.imgs:
             raise DatasetError(
-                f"{path}: results[{index}] is of image {result['image_id']!r}, which the annotations do not list; "
-                "are they of another data set?"
+                f"{path}: results[{index}] is of image {result['image_id']!r}, which the annotations do not "
+                "list; are they of another data set?"
             )
     known = [result for result in results if result["category_id"] in ground_truth.cats]
     if results and not known:
