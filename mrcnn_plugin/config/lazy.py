@@ -19,7 +19,7 @@ from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
 from mrcnn_plugin.errors import ConfigError, DatasetError
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
-from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .run_config import COCO_RESULTS_FILE, CocoResults, DataExpectations, Keys, Mapper, RunConfig, TestSet
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
@@ -233,6 +233,15 @@ class LazyRunConfig(RunConfig):
             evaluator.output_dir = os.path.join(self.output_dir, "inference")
         loader = self._instantiate("dataloader.test")
         yield TestSet(", ".join(self.test_names), loader, self._instantiate("dataloader.evaluator"))
+
+    def coco_results(self) -> CocoResults | None:
+        evaluators = self._get("dataloader.evaluator")
+        for evaluator in [evaluators] if isinstance(evaluators, DictConfig) else evaluators or ():
+            folder, name = evaluator.get("output_dir"), evaluator.get("dataset_name")
+            if folder and isinstance(name, str):
+                sigmas = tuple(evaluator.get("kpt_oks_sigmas") or ())
+                return CocoResults(name, os.path.join(folder, COCO_RESULTS_FILE), sigmas)
+        return None
 
     def save(self, path: str) -> None:
         LazyConfig.save(self.raw, path)
