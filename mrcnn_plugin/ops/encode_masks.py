@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops import reference, scripting
 from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.paste_masks import check_inputs
 
@@ -37,6 +37,9 @@ def encode_masks(
 ) -> tuple[list[RLE], Tensor, Tensor]: ...
 
 
+@scripting.scripted_as(
+    None, "its result holds bytes, which TorchScript lacks; torch.ops.mrcnn_plugin.encode_masks gives tensors"
+)
 def encode_masks(
     masks: Tensor,
     boxes: Tensor | Any,

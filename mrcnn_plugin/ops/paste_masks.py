@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops import reference, scripting
 from mrcnn_plugin.ops.library import native
 
 
+@scripting.scripted_as(scripting.paste_masks)
 def paste_masks(
     masks: Tensor, boxes: Tensor | Any, image_shape: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
@@ -42,6 +43,8 @@ def paste_masks(
         ValueError: wrong shape, device, image size, or NaN threshold.
         TypeError: wrong type or dtype.
     """
+    if not isinstance(masks, Tensor) and (proxy := scripting.a_proxy(masks)) is not None:
+        return scripting.recorded(proxy, paste_masks, masks, boxes, image_shape, threshold)
     masks, boxes, height, width = check_inputs(masks, boxes, image_shape, threshold)
     if native(masks.device.type):
         return torch.ops.mrcnn_plugin.paste_masks(masks, boxes, height, width, float(threshold))
