@@ -70,6 +70,11 @@ def encode_masks(
         ValueError: wrong shape, device or image size; NaN or negative threshold.
         TypeError: wrong type or dtype.
     """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "encode_masks cannot be traced: its result holds bytes. Trace paste_masks, or a MaskRCNN whose "
+            "mask_format is 'bitmask' or 'raw'"
+        )
     masks, boxes, height, width = check_inputs(masks, boxes, image_shape, threshold)
     if threshold < 0:
         raise ValueError(f"threshold must be >= 0 (only binary masks have an RLE), got {threshold}")

@@ -180,6 +180,11 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_shape: tuple[int, int], thre
     )
 
 
+def paste_masks_into(masks: Tensor, boxes: Tensor, size: Tensor, threshold: float) -> Tensor:
+    """`paste_masks` with the image's height and width in a tensor (2,), as a trace has them."""
+    return paste_masks(masks, boxes, (int(size[0]), int(size[1])), threshold)
+
+
 def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
     """`mrcnn_plugin.ops.heatmaps_to_keypoints` for TorchScript."""
     keypoints = torch.ops.mrcnn_plugin.heatmaps_to_keypoints(maps.detach().float(), rois.detach().float())
