@@ -1,5 +1,6 @@
 """Custom ops: wrappers, fake kernels, autograd. Imports no Detectron2."""
 
+from mrcnn_plugin.ops import batching
 from mrcnn_plugin.ops.encode_masks import encode_masks
 from mrcnn_plugin.ops.heatmaps_to_keypoints import heatmaps_to_keypoints
 from mrcnn_plugin.ops.paste_masks import paste_masks
@@ -20,3 +21,5 @@ __all__ = [
     "rasterize_polygons",
     "roi_align",
 ]
+
+batching.register()
