@@ -12,7 +12,7 @@ from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleH
 from detectron2.projects.point_rend.mask_head import ConvFCHead
 from torch import Tensor, nn
 
-from mrcnn_plugin.modeling import FCNMaskHead, OneHotKeypointHead
+from mrcnn_plugin.modeling import FCNMaskHead, OneHotKeypointHead, SoftmaxMaskHead
 from mrcnn_plugin.modeling.roi_linear import RoILinear
 
 from .convolution import fuse
@@ -69,6 +69,9 @@ class _OnSubpixels(FCNMaskHead):
     def predict(self, x: Tensor, classes: list[Tensor]) -> Tensor:
         return in_order(super().predict(x, classes))
 
+    def layers(self, x: Tensor) -> Tensor:
+        return in_order(super().layers(x))
+
 
 def _fuse_activations(head: nn.Sequential) -> None:
     """An activation that follows a convolution or a linear layer joins it, or overwrites its result."""
@@ -84,7 +87,8 @@ def _fuse_activations(head: nn.Sequential) -> None:
 def _use_subpixels(head: FCNMaskHead) -> None:
     deconv = head.deconv
     plain = deconv.kernel_size == deconv.stride == (2, 2) and deconv.padding == deconv.output_padding == (0, 0)
-    if type(head).predict is FCNMaskHead.predict and plain and deconv.groups == 1:
+    known = type(head) is SoftmaxMaskHead or type(head).forward is FCNMaskHead.forward
+    if known and type(head).predict is FCNMaskHead.predict and plain and deconv.groups == 1:
         head.deconv = SubpixelDeconvolution(deconv)
         specialize(head, _OnSubpixels)
 

@@ -88,10 +88,8 @@ class MaskIoUHead(nn.Module):
             (K,) float32; not clamped to [0, 1].
         """
         masks = F.adaptive_max_pool2d(masks.to(x.dtype), self._size)
-        if x.is_contiguous(memory_format=torch.channels_last):
-            # Of one channel, which is either format: it would decide on that of both.
-            masks = masks.contiguous(memory_format=torch.channels_last)
-        x = torch.cat([x, masks], dim=1)
+        # As (K, H, W, C): one channel is of either memory format, and would not leave the features theirs.
+        x = torch.cat([x.movedim(1, -1), masks.movedim(1, -1)], dim=-1).movedim(-1, 1)
         for conv in self._convs:
             x = conv(x)
         for fc in self._fcs:

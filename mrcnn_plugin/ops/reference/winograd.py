@@ -49,8 +49,10 @@ def output_matrix() -> Tensor:
 def transform_weight(weight: Tensor) -> Tensor:
     """(C', C, 3, 3) -> (36, C, C'): G g G^T; see `mrcnn_plugin.ops.winograd_weight`."""
     g = weight_matrix().to(weight.device)
-    transformed = torch.einsum("ia,ocab,jb->ijco", g, weight.double(), g)
-    return transformed.flatten(0, 1).to(weight.dtype).contiguous()
+    # Row 6i + j of the Kronecker product is what g_i and g_j make of the nine numbers.
+    both = torch.kron(g, g)  # (36, 9)
+    columns = weight.double().flatten(2).permute(2, 1, 0)  # (9, C, C')
+    return (both @ columns.flatten(1)).view(36, *columns.shape[1:]).to(weight.dtype)
 
 
 def conv2d(
