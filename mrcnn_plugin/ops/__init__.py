@@ -7,6 +7,7 @@ from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
 from mrcnn_plugin.ops.roi_pool import ROIPool, ROIWarp
+from mrcnn_plugin.ops.winograd import winograd_conv2d, winograd_weight
 
 __all__ = [
     "PackedPolygons",
@@ -20,6 +21,8 @@ __all__ = [
     "paste_masks",
     "rasterize_polygons",
     "roi_align",
+    "winograd_conv2d",
+    "winograd_weight",
 ]
 
 batching.register()
