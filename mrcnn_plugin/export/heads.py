@@ -58,7 +58,7 @@ class StandardHeads:
         _check_class(self.heads.box_predictor, FastRCNNOutputLayers, "roi_heads.box_predictor")
 
     def check_masks(self) -> None:
-        _check_class(self.heads.mask_head, BaseMaskRCNNHead, "roi_heads.mask_head")
+        check_mask_head(self.heads.mask_head, "roi_heads.mask_head")
         check_pooler(self.heads.mask_pooler, "roi_heads.mask_pooler")
 
     def check_keypoints(self) -> None:
@@ -81,7 +81,7 @@ class StandardHeads:
         return pool(self.heads.box_pooler, [features[name] for name in self.heads.box_in_features], boxes)
 
     def branches(self, features: dict[str, Tensor], detections: Detections) -> dict[str, Tensor]:
-        """The other outputs: `masks` (K, M, M) probabilities, `keypoints` (K, num_keypoints, 3) x, y, score."""
+        """Further outputs: `masks` (K, M, M) probabilities, `keypoints` (K, num_keypoints, 3) x, y, score."""
         boxes, _, classes = detections
         outputs = {}
         if self.heads.mask_on:
@@ -132,7 +132,7 @@ class Res5Heads(StandardHeads):
         check_pooler(self.heads.pooler, "roi_heads.pooler")
         self.check_predictors()
         if self.heads.mask_on:
-            _check_class(self.heads.mask_head, BaseMaskRCNNHead, "roi_heads.mask_head")
+            check_mask_head(self.heads.mask_head, "roi_heads.mask_head")
 
     def mask_features(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
         return self.heads.res5(pool(self.heads.pooler, [features[n] for n in self.heads.in_features], boxes))
@@ -153,6 +153,19 @@ def _check_class(module: nn.Module, expected: type, where: str) -> None:
         raise ConfigError(
             f"{where}: a {type(module).__name__} cannot be exported, as it is no {expected.__name__}"
         )
+
+
+def check_mask_head(head: nn.Module, where: str) -> None:
+    """Refuses a mask head that `mask_probabilities` cannot run.
+
+    Args:
+        head: of a model.
+        where: its name there, for the message.
+
+    Raises:
+        ConfigError: it is not of Detectron2's kind.
+    """
+    _check_class(head, BaseMaskRCNNHead, where)
 
 
 @functools.singledispatch

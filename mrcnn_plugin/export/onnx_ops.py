@@ -60,17 +60,19 @@ def multi_level_roi_align(
     # Back into the order of the boxes: row i of the result is the one whose index is i.
     index = op.Concat(*order, axis=0)
     count = op.Squeeze(op.Shape(index), [0])
-    places = op.ScatterElements(index, index, op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1)))
+    places = op.ScatterElements(
+        index, index, op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
+    )
     return op.Gather(op.Concat(*pooled, axis=0), places)
 
 
-def _levels(
-    rois: FLOAT, scales: Sequence[float], canonical_box_size: float, canonical_level: int
-) -> INT64:
+def _levels(rois: FLOAT, scales: Sequence[float], canonical_box_size: float, canonical_level: int) -> INT64:
     """(K,) offsets into `scales`: Feature Pyramid Networks, Eq. 1, rounded as the op rounds it."""
     x0, y0, x1, y1 = op.Split(rois, axis=1, num_outputs=4)
     sizes = op.Squeeze(op.Sqrt(op.Mul(op.Sub(x1, x0), op.Sub(y1, y0))), [1])
-    ratio = op.Add(op.Div(sizes, op.Constant(value_float=float(canonical_box_size))), op.Constant(value_float=1e-8))
+    ratio = op.Add(
+        op.Div(sizes, op.Constant(value_float=float(canonical_box_size))), op.Constant(value_float=1e-8)
+    )
     log2 = op.Div(op.Log(ratio), op.Constant(value_float=math.log(2.0)))
     level = op.Floor(op.Add(log2, op.Constant(value_float=float(canonical_level))))
     least = float(round(-math.log2(scales[0])))
@@ -121,83 +123,68 @@ def _arange(count: INT64) -> FLOAT:
     return op.Range(op.Constant(value_float=0.0), op.Squeeze(stop, [0]), op.Constant(value_float=1.0))
 
 
+# One function, as the exporter does not keep those that a script calls.
 @script()
-def _cubic_weights(length, cells):
-    """(n, S): the weight of each of S cells at each of n pixels of a RoI `length` pixels long.
+def _peaks(maps: FLOAT, boxes: FLOAT) -> FLOAT:
+    """(K, J, S, S) logits and (K, 4) boxes to (K, J, 4): x, y, logit, score of each highest pixel.
 
-    torch's bicubic resizing: a = -0.75, borders replicated.
+    One RoI after the other, as their resampled maps differ in size: torch's bicubic resizing (a = -0.75,
+    borders replicated) as two products, W_y M W_x^T.
     """
-    pixels = op.Ceil(length)
-    half = op.Constant(value_float=0.5)
     zero = op.Constant(value_float=0.0)
     one = op.Constant(value_float=1.0)
-    index = op.Range(zero, pixels, one)
-    position = (index + half) * (op.Cast(cells, to=1) / pixels) - half
-    cell = op.Floor(position)
-    t = position - cell
-    near, far = op.Constant(value_floats=[1.25, -2.25]), op.Constant(value_float=0.75)
-    # The cubic convolution kernel within one cell, and between one and two cells.
-    a, b = t, one - t
-    inner_0 = (1.25 * a - 2.25) * a * a + 1.0
-    inner_1 = (1.25 * b - 2.25) * b * b + 1.0
-    c, d = a + 1.0, b + 1.0
-    outer_0 = ((-0.75 * c + 3.75) * c - 6.0) * c + 3.0
-    outer_1 = ((-0.75 * d + 3.75) * d - 6.0) * d + 3.0
-    weights = op.Concat(
-        op.Unsqueeze(outer_0, [1]),
-        op.Unsqueeze(inner_0, [1]),
-        op.Unsqueeze(inner_1, [1]),
-        op.Unsqueeze(outer_1, [1]),
-        axis=1,
+    half = op.Constant(value_float=0.5)
+    last = op.Constant(value_ints=[1])
+    side = op.Cast(op.Squeeze(op.Shape(maps, start=2, end=3)), to=1)
+    cells = op.Range(op.Constant(value_float=-2.0), side + 2.0, one)
+    padded = op.Pad(maps, op.Constant(value_ints=[0, 0, 2, 2, 0, 0, 2, 2]), mode="edge")
+    empty = op.Constant(value_ints=[0])
+    found = op.ConstantOfShape(
+        op.Concat(empty, op.Shape(maps, start=1, end=2), op.Constant(value_ints=[4]), axis=0)
     )
-    taps = op.Unsqueeze(cell, [1]) + op.Constant(value_floats=[-1.0, 0.0, 1.0, 2.0])
-    taps = op.Clip(taps, zero, op.Cast(cells, to=1) - 1.0)
-    columns = op.Range(zero, op.Cast(cells, to=1), one)
-    # (n, 4, S): which cell a tap reads.
-    reads = op.Cast(op.Equal(op.Unsqueeze(taps, [2]), columns), to=1)
-    return op.Squeeze(op.MatMul(op.Unsqueeze(weights, [1]), reads), [1])
-
-
-@script()
-def _peak(maps, box):
-    """(J, S, S) logits and a box (4,) to (1, J, 4): x, y, logit, score of the highest pixel."""
-    x0, y0, x1, y1 = op.Split(box, num_outputs=4)
-    one = op.Constant(value_float=1.0)
-    width = op.Max(op.Squeeze(x1 - x0), one)
-    height = op.Max(op.Squeeze(y1 - y0), one)
-    side = op.Squeeze(op.Shape(maps, start=1, end=2))
-    rows = _cubic_weights(height, side)
-    columns = op.Transpose(_cubic_weights(width, side), perm=[1, 0])
-    values = op.MatMul(op.MatMul(rows, maps), columns)  # (J, h, w)
-    flat = op.Flatten(values, axis=1)
-    index = op.ArgMax(flat, axis=1, keepdims=0)  # (J,)
-    logit = op.ReduceMax(flat, op.Constant(value_ints=[1]), keepdims=1)  # (J, 1)
-    count = op.Shape(values, start=2, end=3)
-    column = op.Cast(op.Mod(index, count), to=1)
-    row = op.Cast(op.Div(index, count), to=1)
-    x = (column + 0.5) * (width / op.Ceil(width)) + x0
-    y = (row + 0.5) * (height / op.Ceil(height)) + y0
-    total = op.ReduceSum(op.Exp(op.Flatten(maps, axis=1) - logit), op.Constant(value_ints=[1]), keepdims=1)
-    score = op.Div(one, total)
-    found = op.Concat(op.Unsqueeze(x, [1]), op.Unsqueeze(y, [1]), logit, score, axis=1)
-    return op.Unsqueeze(found, [0])
-
-
-@script()
-def _peaks(maps, boxes):
-    """(K, J, S, S) and (K, 4) to (K, J, 4), one RoI after the other, as their maps differ in size."""
-    count = op.Squeeze(op.Shape(maps, start=0, end=1))
-    points = op.Shape(maps, start=1, end=2)
-    shape = op.Concat(op.Constant(value_ints=[0]), points, op.Constant(value_ints=[4]), axis=0)
-    found = op.ConstantOfShape(shape)
-    for i in range(count):
-        one = _peak(op.Gather(maps, i), op.Gather(boxes, i))
-        found = op.Concat(found, one, axis=0)
+    for i in range(op.Squeeze(op.Shape(maps, start=0, end=1))):
+        x0, y0, x1, y1 = op.Split(op.Gather(boxes, i), num_outputs=4)
+        width = op.Max(op.Squeeze(x1 - x0), one)
+        height = op.Max(op.Squeeze(y1 - y0), one)
+        columns = op.Ceil(width)
+        rows = op.Ceil(height)
+        y = (op.Range(zero, rows, one) + half) * (side / rows) - half
+        x = (op.Range(zero, columns, one) + half) * (side / columns) - half
+        distance = op.Abs(op.Unsqueeze(op.Concat(y, x, axis=0), last) - cells)
+        near = (distance * 1.25 - 2.25) * distance * distance + 1.0
+        far = ((distance * -0.75 + 3.75) * distance - 6.0) * distance + 3.0
+        weights = op.Where(op.Less(distance, one), near, op.Where(op.Less(distance, one + one), far, zero))
+        split = op.Unsqueeze(op.Cast(rows, to=7), empty)
+        count = op.Unsqueeze(op.Cast(columns, to=7), empty)
+        of_rows, of_columns = op.Split(weights, op.Concat(split, count, axis=0), axis=0)
+        values = op.MatMul(op.MatMul(of_rows, op.Gather(padded, i)), op.Transpose(of_columns, perm=[1, 0]))
+        flat = op.Flatten(values, axis=1)
+        index = op.ArgMax(flat, axis=1, keepdims=0)
+        logit = op.ReduceMax(flat, last, keepdims=1)
+        column = (op.Cast(op.Mod(index, count), to=1) + half) * (width / columns) + x0
+        row = (op.Cast(op.Div(index, count), to=1) + half) * (height / rows) + y0
+        logits = op.Flatten(op.Gather(maps, i), axis=1)
+        score = op.Div(one, op.ReduceSum(op.Exp(logits - logit), last, keepdims=1))
+        point = op.Concat(op.Unsqueeze(column, last), op.Unsqueeze(row, last), logit, score, axis=1)
+        found = op.Concat(found, op.Unsqueeze(point, empty), axis=0)
     return found
 
 
 def heatmaps_to_keypoints(maps: FLOAT, boxes: FLOAT) -> FLOAT:
+    """A loop over the RoIs."""
     return _peaks(maps, boxes)
+
+
+def adaptive_max_pool2d(x: FLOAT, output_size: Sequence[int]) -> tuple[FLOAT, INT64]:
+    """MaxPool, where the bins are all of one size."""
+    sides = x.shape[2:]
+    if any(not isinstance(side, int) or side % bins for side, bins in zip(sides, output_size)):
+        raise ConfigError(
+            f"adaptive_max_pool2d of {list(sides)} to {list(output_size)} cannot be exported to ONNX: "
+            "its bins are not of one size"
+        )
+    bin_size = [side // bins for side, bins in zip(sides, output_size)]
+    return op.MaxPool(x, kernel_shape=bin_size, strides=bin_size)
 
 
 def translations() -> dict[Callable, Callable]:
@@ -208,4 +195,5 @@ def translations() -> dict[Callable, Callable]:
         ops.nms_mask.default: nms_mask,
         ops.paste_masks.default: paste_masks,
         ops.heatmaps_to_keypoints.default: heatmaps_to_keypoints,
+        torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     }

@@ -27,7 +27,9 @@ def check_proposal_generator(generator: nn.Module | None) -> None:
         parts = [type(generator).__name__]
         if isinstance(generator, RPN):
             parts.append(type(generator.anchor_generator).__name__)
-        raise ConfigError(f"only an RPN with axis-aligned anchors can be exported, got {' with '.join(parts)}")
+        raise ConfigError(
+            f"only an RPN with axis-aligned anchors can be exported, got {' with '.join(parts)}"
+        )
 
 
 def propose(rpn: RPN, features: dict[str, Tensor], height: int, width: int) -> Tensor:
@@ -59,8 +61,10 @@ def propose(rpn: RPN, features: dict[str, Tensor], height: int, width: int) -> T
     candidates = clip(candidates, height, width)
     objectness = torch.where(finite & nonempty(candidates, rpn.min_box_size), objectness, -torch.inf)
     keep = nms_mask(candidates, objectness, rpn.nms_thresh)
-    best, index = torch.where(keep, objectness, -torch.inf).flatten().topk(
-        min(rpn.post_nms_topk[False], topk * len(maps))
+    best, index = (
+        torch.where(keep, objectness, -torch.inf)
+        .flatten()
+        .topk(min(rpn.post_nms_topk[False], topk * len(maps)))
     )
     return candidates.flatten(0, 1)[index[best > -torch.inf]]
 

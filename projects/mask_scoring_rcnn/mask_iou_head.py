@@ -91,7 +91,7 @@ class MaskIoUHead(nn.Module):
         x = x.flatten(1)
         for fc in self._fcs:
             x = fc(x).relu()
-        return self.maskiou(x).float()[torch.arange(len(x), device=x.device), classes]
+        return self.maskiou(x).float()[torch.arange(x.shape[0], device=x.device), classes]
 
 
 def add_mask_scoring_config(cfg: CfgNode) -> None:
