@@ -94,7 +94,7 @@ class MaskIoUHead(nn.Module):
             x = conv(x)
         for fc in self._fcs:
             x = fc(x).relu()
-        return self.maskiou(x).float()[torch.arange(len(x), device=x.device), classes]
+        return self.maskiou(x).float()[torch.arange(x.shape[0], device=x.device), classes]
 
 
 def _linear_layers(input_shape: ShapeSpec, widths: Sequence[int]) -> list[nn.Linear]:

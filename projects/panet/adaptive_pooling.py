@@ -33,7 +33,7 @@ class AdaptiveFeaturePooler(ROIPooler):
 
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
         """L maps (N, C, H_l, W_l) and (K, 5) boxes -> (K, L, C, P, Q); each level's RoIs lie together."""
-        num_levels, num_rois = len(x), len(rois)
+        num_levels, num_rois = len(x), rois.shape[0]
         levels = torch.arange(num_levels, device=rois.device).repeat_interleave(num_rois)
         pooled = self.align(x, rois.repeat(num_levels, 1), levels=levels)
         return pooled.unflatten(0, (num_levels, num_rois)).transpose(0, 1)
