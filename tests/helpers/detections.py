@@ -123,4 +123,7 @@ def random_case(seed: int, *, images: int = 12, crowds: bool = True) -> tuple[di
                 keypoints=points.ravel().tolist(),
             )
         )
-    return dataset_of(scenes), results
+    dataset = dataset_of(scenes)
+    for category in dataset["categories"]:
+        category["keypoints"] = [f"point {index}" for index in range(NUM_KEYPOINTS)]
+    return dataset, results

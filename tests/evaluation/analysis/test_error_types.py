@@ -127,7 +127,7 @@ def test_equal_to_what_tidecv_gave(task, seed):
 @pytest.mark.parametrize("crowds", [False, True])
 def test_equal_to_tidecv(task, crowds, tmp_path):
     pytest.importorskip("tidecv")
-    dataset, results = tidecv_case(3, crowds)
+    dataset, results = tidecv_case(3 if crowds else 1, crowds)
     errors = error_types(match(coco_of(dataset), results, task))
     numbers, counts = by_tidecv(dataset, results, task, tmp_path)
     assert numbers_of(errors) == pytest.approx(numbers, abs=0.1)
