@@ -59,6 +59,11 @@ def test_an_error_is_one_line_and_no_failure(tmp_path, monkeypatch, caplog):
     (record,) = caplog.records
     assert record.getMessage() == "report.html was not written (RuntimeError: no luck)"
     assert list(tmp_path.iterdir()) == []
+    # Nor if what fails is the config.
+    config = Config(tmp_path)
+    config.coco_results = lambda: 1 / 0
+    assert run.write_run_report(config, {}, None) is None
+    assert "(ZeroDivisionError: division by zero)" in caplog.records[-1].getMessage()
 
 
 def test_the_command_in_the_warning_makes_the_report(finished_run, tmp_path, shapes, monkeypatch, caplog):
@@ -103,5 +108,6 @@ def test_where_configs_leave_their_results(tmp_path):
     found = config.coco_results()
     assert (found.dataset, found.kpt_oks_sigmas) == ("shapes_val", ())
     assert found.path == f"{tmp_path}/inference/coco_instances_results.json"
-    config.raw.dataloader.evaluator = [config.raw.dataloader.evaluator]
+    evaluator = OmegaConf.to_container(config.raw.dataloader.evaluator, resolve=True)
+    config.raw.dataloader.evaluator = [evaluator]
     assert config.coco_results() == found
