@@ -29,7 +29,7 @@ Exit status: 0; 1 if an input could not be read; 2 if the command line is wrong.
   predict.py --run output/demo --output out images/
   predict.py --run output/demo --output out images/ --resume        after Ctrl-C or a crash
   predict.py --run output/demo --output out map.tif --tile 1024
-  torchrun --nproc-per-node 8 predict.py --run output/demo --output out images/ --recursive
+  torchrun --nproc-per-node 8 -- predict.py --run output/demo --output out images/
 """
 
 

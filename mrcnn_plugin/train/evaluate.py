@@ -40,9 +40,8 @@ def evaluate(config: RunConfig, model: nn.Module, *, final: bool) -> Results:
 def _evaluate_set(test_set: TestSet, model: nn.Module) -> Results:
     masks: AbstractContextManager[None] = nullcontext()
     if test_set.wrap is not None:
-        # Test-time augmentation pastes the merged masks itself.
         model = test_set.wrap(model)
-    elif takes_rle(test_set.evaluator):
+    if takes_rle(test_set.evaluator):
         masks = returning_masks_as(model, "rle")
     with masks:
         results = inference_on_dataset(model, test_set.loader, test_set.evaluator)
