@@ -1,8 +1,8 @@
 """Every kind of R-CNN in Detectron2's zoo, by the names of this plugin's components.
 
-The zoo's YAML files are not part of this repository. Without them the settings that tell them apart are stated
-here; with DETECTRON2_CHECKOUT, the path of a checkout of Detectron2, its own files are loaded and built as well.
-Models are built without memory for their weights (on PyTorch's meta device).
+The zoo's YAML files are not part of this repository. Without them the settings that tell them apart are
+stated here; with DETECTRON2_CHECKOUT, the path of a checkout of Detectron2, its own files are loaded and built
+as well. Models are built without memory for their weights, on PyTorch's meta device.
 """
 
 import os
@@ -13,7 +13,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-import mrcnn_plugin
+import mrcnn_plugin.projects.cascade_mask_rcnn
 from mrcnn_plugin.config import load_config
 from mrcnn_plugin.modeling import ROIPooler
 
@@ -97,8 +97,6 @@ def base(kind):
 
 def by_our_names(cfg):
     """A copy of a config with this plugin's components wherever it names Detectron2's."""
-    import mrcnn_plugin.projects.cascade_mask_rcnn
-
     cfg = cfg.clone()
     cfg.defrost()
     mrcnn_plugin.add_config(cfg)

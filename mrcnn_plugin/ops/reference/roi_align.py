@@ -148,7 +148,7 @@ class _FiniteOnly(torch.autograd.Function):
 
 
 def _contaminated(pooled: Tensor, window: Tensor, equation: str, rows: Tensor, columns: Tensor) -> Tensor:
-    """`pooled` of finite pixels; NaN where a pixel of `window` that is not finite has a weight other than 0."""
+    """`pooled` of finite pixels; NaN where one that is not has a weight other than 0."""
     bad = ~torch.isfinite(window.detach())
     if not bad.any():
         return pooled
