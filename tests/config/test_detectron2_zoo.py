@@ -1,8 +1,8 @@
 """Every kind of R-CNN in Detectron2's zoo, by the names of this plugin's components.
 
 The zoo's YAML files are not part of this repository. Without them the settings that tell them apart are
-stated here; with DETECTRON2_CHECKOUT, the path of a checkout of Detectron2, its own files are loaded and built
-as well. Models are built without memory for their weights, on PyTorch's meta device.
+stated here; with DETECTRON2_CHECKOUT, the path of a checkout of Detectron2, its own files are loaded and
+built as well. Models are built without memory for their weights, on PyTorch's meta device.
 """
 
 import os
