@@ -182,7 +182,9 @@ def test_as_many_detections_are_scored_as_the_model_gives(yaml_file):
 
 
 def test_precise_bn_recomputes_the_statistics_that_training_averages(yaml_file):
-    config = load_config(str(yaml_file), ["TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "1"])
+    precise = ["TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "1"]
+    config = load_config(str(yaml_file), ["MODEL.DEVICE", "cpu", *precise])
+    fit_to_dataset(config)
     model = config.build_model()
     (hook,) = config.build_hooks(model)
     hook.trainer = SimpleNamespace(iter=0, max_iter=1, storage=None)
@@ -196,7 +198,7 @@ def test_precise_bn_recomputes_the_statistics_that_training_averages(yaml_file):
 
 def test_precise_bn_without_batchnorm_is_refused_by_name(yaml_file):
     frozen = ["MODEL.RESNETS.NORM", "FrozenBN", "TEST.PRECISE_BN.ENABLED", "True"]
-    config = load_config(str(yaml_file), frozen)
+    config = load_config(str(yaml_file), ["MODEL.DEVICE", "cpu", *frozen])
     with pytest.raises(ConfigError, match=r"TEST\.PRECISE_BN\.ENABLED: no BatchNorm of this model") as error:
         config.build_hooks(config.build_model())
     assert "\n" not in str(error.value)

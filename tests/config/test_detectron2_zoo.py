@@ -82,7 +82,7 @@ def base(kind):
     stages = ["res2", "res3", "res4", "res5"] if kind == "FPN" else ["res5"]
     pooled = ["p2", "p3", "p4", "p5"] if kind == "FPN" else stages
     cfg.MODEL.RESNETS.OUT_FEATURES = stages
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = pooled
+    cfg.MODEL.ROI_HEADS.update(NAME="StandardROIHeads", IN_FEATURES=pooled)
     cfg.MODEL.RPN.IN_FEATURES = [*pooled, "p6"] if kind == "FPN" else pooled
     cfg.MODEL.ROI_BOX_HEAD.update(NAME="FastRCNNConvFCHead", NUM_FC=2, POOLER_RESOLUTION=7)
     cfg.MODEL.ROI_MASK_HEAD.update(NUM_CONV=4, POOLER_RESOLUTION=14)
