@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -16,6 +18,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .mask_loss import annotated, sigmoid_mask_loss, softmax_mask_loss
+from .roi_linear import RoILinear
 
 
 def class_logits(x: Tensor, predictor: nn.Conv2d, classes: Tensor) -> Tensor:
@@ -163,15 +166,13 @@ class MLPMaskHead(_OneMaskPerRoI):
         if not fc_dims:
             raise ValueError("fc_dims must hold the width of at least one hidden layer, got []")
         self.num_classes, self.mask_size = num_classes, mask_size
-        width = input_shape.channels * input_shape.height * input_shape.width
-        hidden = []
-        for i, fc_dim in enumerate(fc_dims, 1):
-            hidden.append(nn.Linear(width, fc_dim))
-            self.add_module(f"mask_fc{i}", hidden[-1])
-            weight_init.c2_xavier_fill(hidden[-1])
-            width = fc_dim
+        hidden: list[nn.Linear] = [RoILinear(input_shape, fc_dims[0])]
+        hidden += [nn.Linear(*widths) for widths in itertools.pairwise(fc_dims)]
+        for i, layer in enumerate(hidden, 1):
+            self.add_module(f"mask_fc{i}", layer)
+            weight_init.c2_xavier_fill(layer)
         self._hidden = hidden
-        self.predictor = nn.Linear(width, num_classes * mask_size**2)
+        self.predictor = nn.Linear(fc_dims[-1], num_classes * mask_size**2)
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
@@ -188,7 +189,6 @@ class MLPMaskHead(_OneMaskPerRoI):
 
     def layers(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, num_classes, M, M): the logits of every class."""
-        x = x.flatten(1)
         for layer in self._hidden:
             x = layer(x).relu()
         return self.predictor(x).view(-1, self.num_classes, self.mask_size, self.mask_size)
