@@ -137,8 +137,13 @@ class CfgNodeRunConfig(RunConfig):
 
     def build_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
         precise_bn = self.raw.TEST.PRECISE_BN
-        if not (precise_bn.ENABLED and get_bn_modules(model)):
+        if not precise_bn.ENABLED:
             return []
+        if not get_bn_modules(model):
+            raise ConfigError(
+                "TEST.PRECISE_BN.ENABLED: no BatchNorm of this model computes statistics in training "
+                "(MODEL.RESNETS.NORM and the heads' NORM); set it to False, or the norm to BN or SyncBN"
+            )
         cfg = self.raw.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
