@@ -33,8 +33,8 @@ def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
 
     Args:
         model: on any device. It is not changed, nor does the copy share memory with it: training goes on.
-        winograd: on the CPU, compute 3x3 convolutions by `mrcnn_plugin.ops.winograd_conv2d`: the largest gain,
-            for rounding errors of some millionths and a copy of about twice the size.
+        winograd: on the CPU, compute 3x3 convolutions by `mrcnn_plugin.ops.winograd_conv2d`: the most gain,
+            for rounding errors of some millionths and a copy of twice the size.
 
     Returns:
         A model of the same class, in evaluation mode, without gradients. Its parameters are not those that
