@@ -67,6 +67,7 @@ class CfgNodeRunConfig(RunConfig):
         self.eval_period = raw.TEST.EVAL_PERIOD
         self.log_period = 20
         self.float32_precision = raw.get("FLOAT32_PRECISION", "")
+        self.optimized_evaluation = raw.TEST.get("OPTIMIZED", True)
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
         self.test_names = as_names(raw.DATASETS.TEST)

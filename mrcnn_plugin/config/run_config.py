@@ -107,6 +107,7 @@ class RunConfig(ABC):
         eval_period, log_period: in iterations; an eval_period of 0 evaluates at the end only.
         batch_size: images per iteration, of all processes together; None where the config does not say.
         float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
+        optimized_evaluation: whether what is evaluated is an optimized copy of the model, on the CPU.
         train_names, test_names: names of data sets.
     """
 
@@ -121,6 +122,7 @@ class RunConfig(ABC):
     log_period: int
     batch_size: int | None
     float32_precision: str
+    optimized_evaluation: bool
     train_names: list[str]
     test_names: list[str]
 

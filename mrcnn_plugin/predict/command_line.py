@@ -82,6 +82,9 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="threads that read, and draw; default 4 on a GPU, else 1",
     )
+    pace.add_argument(
+        "--no-optimize", action="store_true", help="run the model as it was trained (on the CPU: slower)"
+    )
     return parser
 
 
@@ -115,6 +118,7 @@ def main(args: argparse.Namespace) -> int:
         device=args.device or "",
         opts=args.opts,
         tta=args.tta,
+        optimized=not args.no_optimize,
     )
     os.makedirs(args.output, exist_ok=True)
     pace = _pace(args, predictor.config.device)

@@ -14,13 +14,15 @@ from mrcnn_plugin.config import Results, RunConfig, TestSet
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation import takes_rle
 from mrcnn_plugin.modeling import returning_masks_as
+from mrcnn_plugin.optimization import optimize_for_device
 from mrcnn_plugin.reporting import finish
 
 
 def evaluate(config: RunConfig, model: nn.Module, *, final: bool) -> Results:
     """Runs every evaluation of a config.
 
-    Where the evaluators take COCO's RLE, the model makes its masks in that form at once.
+    Where the evaluators take COCO's RLE, the model makes its masks in that form at once. What runs is an
+    optimized copy of the model, where the config does not refuse it.
 
     Args:
         model: not wrapped for distributed training.
@@ -29,6 +31,8 @@ def evaluate(config: RunConfig, model: nn.Module, *, final: bool) -> Results:
     Returns:
         Task -> metric -> value on rank 0, empty on the others; with several test sets, those by their names.
     """
+    if config.optimized_evaluation:
+        model = optimize_for_device(model)
     by_name: dict[str, Results] = {}
     for test_set in config.test_sets(final=final):
         results = _evaluate_set(test_set, model)

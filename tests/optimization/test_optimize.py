@@ -169,7 +169,7 @@ class TestEveryModel:
         assert found >= 4
 
     def test_no_map_is_copied_into_another_layout(self, name):
-        model, faster = pair(name)
+        faster = pair(name)[1]
         with LayoutCopies() as copies:
             detect(faster, INPUTS)
         # The image itself, and logits of one channel.
