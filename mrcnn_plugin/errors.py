@@ -13,6 +13,10 @@ class DatasetError(ValueError):
     """A data set that cannot be used; its message is one line that names the file and how to fix it."""
 
 
+class DivergedError(ArithmeticError):
+    """A loss became infinite or NaN; the message, of a few lines, says what was seen and where to go on."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived, and what was running has been left in good order.
 

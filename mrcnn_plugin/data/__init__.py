@@ -14,7 +14,9 @@ from .registration import (
     register_shapes,
     register_shapes_set,
 )
+from .resumable_loader import ResumableLoader
 from .sampling import repeat_factor_sampler
+from .seeding import kept_generators, seed_generators
 from .semantic import ensure_semantic_labels, register_semantic, register_semantic_sets
 from .split import hold_out
 
@@ -23,6 +25,7 @@ __all__ = [
     "CocoSummary",
     "DatasetError",
     "DatasetReport",
+    "ResumableLoader",
     "as_names",
     "check_cityscapes",
     "check_datasets",
@@ -30,6 +33,7 @@ __all__ = [
     "ensure_registered",
     "ensure_semantic_labels",
     "hold_out",
+    "kept_generators",
     "load_metadata",
     "register_cityscapes",
     "register_semantic",
@@ -38,6 +42,7 @@ __all__ = [
     "register_shapes_set",
     "repeat_factor_sampler",
     "save_metadata",
+    "seed_generators",
     "summarize",
 ]
 
