@@ -14,7 +14,15 @@ class DatasetError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss became infinite or NaN; the message, of a few lines, says what was seen and where to go on."""
+    """A loss became infinite or NaN; the message, of a few lines, says what was seen and where to go on.
+
+    Attributes:
+        of_one_process: whether only the process that raises it knows of it, and not all of them.
+    """
+
+    def __init__(self, message: str, *, of_one_process: bool = False) -> None:
+        super().__init__(message)
+        self.of_one_process = of_one_process
 
 
 class Interrupted(KeyboardInterrupt):

@@ -22,7 +22,7 @@ from mrcnn_plugin.compat.warnings import silence_warnings
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .predictor import build_predictor, run_files
+from .predictor import CHECKPOINTS, build_predictor, run_files
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
@@ -36,6 +36,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, folders, or quoted globs")
     parser.add_argument("--run", metavar="FOLDER", help="a run folder of train_net.py, for both")
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="final", help="which weights of --run; default: final"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
     parser.add_argument(
@@ -97,8 +100,10 @@ def main(args: argparse.Namespace) -> int:
     """
     if bool(args.run) == bool(args.config_file):
         raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
+    if args.checkpoint != "final" and (args.weights or not args.run):
+        raise ConfigError(f"--checkpoint {args.checkpoint} names weights of --run FOLDER; --weights names a file")
     silence_warnings()
-    config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
+    config_file, weights = run_files(args.run, args.checkpoint) if args.run else (args.config_file, "")
     files, missing = find_images(args.inputs)
     if not files:
         raise ConfigError(f"no images found: {', '.join(missing or args.inputs)}")

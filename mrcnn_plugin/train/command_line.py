@@ -122,6 +122,8 @@ def _check_training(config: RunConfig) -> None:
         raise ConfigError(
             f"{spell('train.early_stopping')} needs evaluations during the run: set the evaluation period"
         )
+    if keys.validation_loss and not config.test_names:
+        raise ConfigError(f"{spell('train.validation_loss')} needs a test set")
     for key, metric in keys.metrics.items():
         if metric.startswith(VALIDATION) and not keys.validation_loss:
             raise ConfigError(f"{spell(key)} {metric!r} needs {spell('train.validation_loss')}=True")

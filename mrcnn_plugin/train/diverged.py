@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 from collections.abc import Iterator
 
 import torch
@@ -23,9 +24,10 @@ def explain(stop: NonFiniteLoss, checkpointer: DetectionCheckpointer, init_key: 
         init_key: the user's spelling of the key that names the weights to start from.
     """
     losses = sorted(stop.losses.items(), key=lambda item: math.isfinite(item[1]))
+    shown = ", ".join(f"{name} = {value:.4g}" for name, value in losses)
     lines = [
         f"a loss is not finite at iteration {stop.iteration}, whose step was not taken",
-        "  losses: " + ", ".join(f"{name} = {value:.4g}" for name, value in losses),
+        f"  losses: {shown}" if losses else f"  {stop.why}",
         *(f"  files: {_shown(files)}" + _of_rank(rank, stop) for rank, files in stop.batches.items()),
     ]
     good = last_finite_checkpoint(checkpointer)
@@ -35,7 +37,7 @@ def explain(stop: NonFiniteLoss, checkpointer: DetectionCheckpointer, init_key: 
     else:
         lines.append(f"  last good checkpoint: {good}")
         way = f"look at these files, lower the learning rate, and start from it: {init_key}={good}"
-    return DivergedError("\n".join([*lines, f"  {way}"]))
+    return DivergedError("\n".join([*lines, f"  {way}"]), of_one_process=bool(stop.why))
 
 
 def _shown(files: list[str]) -> str:
@@ -65,6 +67,6 @@ def _newest_first(checkpointer: DetectionCheckpointer) -> Iterator[str]:
 def _is_finite(path: str) -> bool:
     try:
         weights = read_checkpoint(path)["model"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, pickle.UnpicklingError):
         return False
     return all(bool(torch.isfinite(w).all()) for w in weights.values() if w.is_floating_point())

@@ -165,7 +165,7 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
         _print_error(str(error))
         return 2
     except DivergedError as error:
-        _print_error(str(error))
+        _print_error(str(error), everywhere=error.of_one_process)
         return 1
     except mp.ProcessRaisedException as error:
         # A spawned process hands over its traceback only as text.
@@ -185,6 +185,6 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
         return 128 + signal.SIGINT
 
 
-def _print_error(text: str) -> None:
-    if int(os.environ.get("RANK", 0)) == 0:
+def _print_error(text: str, *, everywhere: bool = False) -> None:
+    if everywhere or int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {text}", file=sys.stderr, flush=True)

@@ -28,15 +28,23 @@ class NonFiniteLoss(StopTraining):
 
     Attributes:
         iteration: the one that was broken off, before its optimizer step.
-        losses: of the processes' mean, by name.
         batches: rank -> names of the files of its batch, of the ranks whose loss is not finite.
+        losses: of the processes' mean, by name; empty where the model itself refused to go on.
+        why: what the model said then, on this process alone.
     """
 
-    def __init__(self, iteration: int, losses: Mapping[str, float], batches: Mapping[int, list[str]]) -> None:
+    def __init__(
+        self,
+        iteration: int,
+        batches: Mapping[int, list[str]],
+        losses: Mapping[str, float] | None = None,
+        why: str = "",
+    ) -> None:
         super().__init__(iteration)
         self.iteration = iteration
-        self.losses = losses
         self.batches = batches
+        self.losses = losses or {}
+        self.why = why
 
 
 class Trainer(SimpleTrainer):
@@ -94,10 +102,18 @@ class Trainer(SimpleTrainer):
             self.grad_scaler.update()
 
     def _accumulate(self, data: Any, *, last: bool) -> dict[str, float]:
-        """Adds a batch's share of the gradient; returns its losses."""
+        """Adds a batch's share of the gradient; returns its losses.
+
+        Raises:
+            NonFiniteLoss: the model found that what it predicts is not finite.
+        """
         with self._unsynchronized(last):
             with self.precision():
-                losses = self.model(data)
+                try:
+                    losses = self.model(data)
+                except FloatingPointError as error:
+                    files = {comm.get_rank(): self.data_loader.last_files}
+                    raise NonFiniteLoss(self.iter, files, why=str(error)) from error
                 if isinstance(losses, Tensor):
                     losses = {"total_loss": losses}
                 total = sum(losses.values()) / self.accumulate
@@ -121,7 +137,7 @@ class Trainer(SimpleTrainer):
         means = {name: float(np.mean([one[name] for one, _ in gathered])) for name in losses}
         if not _finite(means):
             files = dict(enumerate(comm.all_gather(suspects)))
-            raise NonFiniteLoss(self.iter, means, {rank: names for rank, names in files.items() if names})
+            raise NonFiniteLoss(self.iter, {rank: names for rank, names in files.items() if names}, means)
         if comm.is_main_process():
             storage = get_event_storage()
             storage.put_scalar("data_time", max(seconds for _, seconds in gathered))
