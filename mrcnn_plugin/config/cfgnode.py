@@ -82,6 +82,10 @@ class CfgNodeRunConfig(RunConfig):
     def seed(self, seed: int) -> None:
         self._update(["SEED", seed])
 
+    @property
+    def image_format(self) -> str:
+        return self.raw.INPUT.FORMAT
+
     def _update(self, pairs: list[Any]) -> None:
         frozen = self.raw.is_frozen()
         self.raw.defrost()

@@ -87,6 +87,10 @@ class LazyRunConfig(RunConfig):
     def seed(self, seed: int) -> None:
         OmegaConf.update(self.raw, "train.seed", seed, force_add=True)
 
+    @property
+    def image_format(self) -> str:
+        return self._get("dataloader.train.mapper.image_format", "BGR")
+
     def set_num_classes(self, number: int) -> list[str]:
         # The second key is a one-stage detector's.
         keys = ("model.roi_heads.num_classes", "model.num_classes")
@@ -232,7 +236,7 @@ class LazyRunConfig(RunConfig):
         loaders = copy.deepcopy(self.raw).dataloader
         loaders.train.dataset.names = loaders.test.dataset.names
         loaders.train.mapper.augmentations = loaders.test.mapper.augmentations
-        if "copy_paste" in loaders.train.mapper:
+        if accepts(loaders.train.mapper, "copy_paste"):
             loaders.train.mapper.copy_paste = None
         dataset, mapper = instantiate(loaders.train.dataset), instantiate(loaders.train.mapper)
         workers = loaders.test.get("num_workers") or 0

@@ -134,6 +134,11 @@ class RunConfig(ABC):
     @abstractmethod
     def seed(self, seed: int) -> None: ...
 
+    @property
+    @abstractmethod
+    def image_format(self) -> str:
+        """Of the images that the training mapper gives, such as "BGR"."""
+
     @abstractmethod
     def set_num_classes(self, number: int) -> list[str]:
         """Gives every head this number of classes, unless the command line has set one.

@@ -2,9 +2,11 @@
 
 from mrcnn_plugin.errors import DatasetError
 
+from .albumentations_piece import Albumentations
 from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
 from .coco_summary import CocoSummary, summarize
+from .copy_paste import CopyPasteMapper
 from .metadata import load_metadata, save_metadata
 from .registration import (
     CUSTOM_PREFIX,
@@ -22,7 +24,9 @@ from .split import hold_out
 
 __all__ = [
     "CUSTOM_PREFIX",
+    "Albumentations",
     "CocoSummary",
+    "CopyPasteMapper",
     "DatasetError",
     "DatasetReport",
     "ResumableLoader",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+import struct
+import time
 
 import pytest
 from detectron2.utils.events import EventStorage
@@ -27,7 +28,6 @@ def run_of(name, folder, values, *, start=0, resume=False):
 
 
 def test_unknown_packages_are_named_before_training(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="train.trackers: wandb is not installed: pip install wandb"):
         check_trackers(["wandb"], "train.trackers")
@@ -69,26 +69,53 @@ def test_wandb_offline(tmp_path, monkeypatch):
     run_of("wandb", folder, [2.0], start=2, resume=True)
     assert json.loads((folder / "wandb_run.json").read_text())["run"] == name
     files = sorted(folder.glob(f"wandb/offline-run-*/run-{name}.wandb"))
-    history = {}
-    for file in files:
-        history.update(history_of(file))
+    assert len(files) == 2
+    # wandb's own process writes them.
+    deadline = time.monotonic() + 30
+    while not all(map(ended, files)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    history = {step: values for file in files for step, values in history_of(file).items()}
     assert history == {0: (4.0, 40.0), 1: (3.0, 30.0), 2: (2.0, 20.0)}
+
+
+def records(file):
+    """The records of an offline run's log."""
+    from wandb.proto import wandb_internal_pb2
+
+    for data in records_of(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        yield record
+
+
+def ended(file):
+    return any(record.HasField("exit") for record in records(file))
 
 
 def history_of(file):
     """Step -> (total_loss, AP) of an offline run's log."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    store = DataStore()
-    store.open_for_scan(str(file))
     rows = {}
-    while True:
-        data = store.scan_data()
-        if data is None:
-            return rows
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in records(file):
         if record.HasField("history"):
             items = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
             rows[items["_step"]] = (items["total_loss"], items["segm/AP-a&b"])
+    return rows
+
+
+def records_of(content):
+    """Records of a log in LevelDB's format, after wandb's header of 7 bytes."""
+    block, header = 32768, struct.Struct("<IHB")
+    position, parts = 7, b""
+    while position + header.size <= len(content):
+        if block - position % block < header.size:
+            position += block - position % block
+            continue
+        _, length, kind = header.unpack_from(content, position)
+        position += header.size
+        parts += content[position : position + length]
+        position += length
+        # 1: whole, 2: first, 3: middle, 4: last part of a record.
+        if kind in (1, 4):
+            yield parts
+            parts = b""

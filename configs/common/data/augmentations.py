@@ -25,6 +25,19 @@ def scale_jitter(size, min_scale=0.1, max_scale=2.0):
     ]
 
 
+def albumentations(*transforms):
+    """Transforms of albumentations as one step, such as L(albumentations.HueSaturationValue)(p=0.5)."""
+    return L(Albumentations)(transforms=list(transforms), image_format="${....image_format}")
+
+
+def copy_paste(mapper, share=1.0):
+    """The mapper, pasting objects of a second image onto this share of the images (arXiv 2012.07177).
+
+    dataloader.train.mapper = copy_paste(dataloader.train.mapper)
+    """
+    return LazyConfig_replace(mapper, CopyPasteMapper, dataset="${..dataset}", copy_paste=share)
+
+
 def detr():
     """Mirroring, then 480 to 800 pixels on the shorter side, in half of the cases of a part of the image.
 
