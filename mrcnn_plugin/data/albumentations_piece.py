@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,15 @@ _FROM_CORNER = {
     "Resize",
     "_BaseRandomSizedCrop",
     "RandomSizedBBoxSafeCrop",
+}
+# These choose by boxes or masks, which the mapper's augmentations do not see.
+_CHOOSING = {
+    "BBoxSafeRandomCrop",
+    "AtLeastOneBBoxRandomCrop",
+    "RandomCropNearBBox",
+    "CropNonEmptyMaskIfExists",
+    "MaskDropout",
+    "ConstrainedCoarseDropout",
 }
 # Pixels go where no point of an outline would follow.
 _TEARING = {"RandomGridShuffle", "Morphological", "Mosaic", "OverlayElements"}
@@ -45,6 +55,8 @@ class Albumentations(T.Augmentation):
         """
         if importlib.util.find_spec("albumentations") is None:
             raise ConfigError("the Albumentations augmentation needs: pip install 'albumentations>=2'")
+        # Its import would ask a server for a newer version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations
 
         super().__init__()
@@ -88,11 +100,10 @@ def _check(leaf: Any) -> None:
     name = type(leaf).__name__
     if _names(leaf) & _TEARING:
         raise ConfigError(f"Albumentations: outlines and keypoints cannot follow {name}; leave it out")
-    others = set(leaf.targets_as_params) - {"image"}
-    if others:
+    if _names(leaf) & _CHOOSING:
         raise ConfigError(
-            f"Albumentations: {name} needs {', '.join(sorted(others))}, which a mapper's augmentations do not "
-            "see; take one that needs the image alone"
+            f"Albumentations: {name} chooses by boxes or masks, which a mapper's augmentations do not see; take "
+            "one that needs the image alone"
         )
 
 
@@ -100,7 +111,6 @@ class _Applied(Transform):
     """What albumentations did to one image, for its annotations."""
 
     def __init__(self, image: np.ndarray, result: np.ndarray, steps: Iterable[tuple[Any, dict]]) -> None:
-        super().__init__()
         self._image = image
         self._result = result
         # Those that change nothing but colours have no method for points.

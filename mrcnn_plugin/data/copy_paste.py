@@ -28,7 +28,7 @@ class CopyPasteMapper(DatasetMapper):
     beneath. Keypoints beneath them are labelled as not visible. Masks stay polygons or bitmasks.
     """
 
-    @configurable(from_config=DatasetMapper.from_config)
+    @configurable
     def __init__(
         self, is_train: bool, *, dataset: Sequence[dict], copy_paste: float | None = 1.0, **kwargs: Any
     ) -> None:
@@ -72,6 +72,8 @@ def paste(target: dict, source: dict, chosen: Tensor) -> dict:
     """
     result = copy.copy(target)
     height, width = target["image"].shape[-2:]
+    if not len(chosen):
+        return result
     pasted, masks = _within(source["instances"][chosen], height, width)
     if not len(pasted):
         return result
@@ -99,8 +101,6 @@ def _within(instances: Instances, height: int, width: int) -> tuple[Instances, T
 
     Those without a pixel on it are left out; those that it cuts have masks and boxes of what is left.
     """
-    if not len(instances):
-        return Instances((height, width)), torch.zeros(0, height, width, dtype=torch.bool)
     whole = _bitmasks(instances)
     rows, columns = min(height, whole.shape[1]), min(width, whole.shape[2])
     masks = torch.zeros(len(instances), height, width, dtype=torch.bool)
