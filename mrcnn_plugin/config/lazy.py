@@ -231,7 +231,9 @@ class LazyRunConfig(RunConfig):
             raise ConfigError("train.validation_loss needs a test set: dataloader.test.dataset.names")
         mapper = self._get("dataloader.train.mapper")
         if not isinstance(mapper, DictConfig) or not accepts(mapper, "augmentations"):
-            raise ConfigError("train.validation_loss: dataloader.train.mapper has no augmentations to replace")
+            raise ConfigError(
+                "train.validation_loss: dataloader.train.mapper has no augmentations to replace"
+            )
         # Training's own annotations and filters, on the test sets' names: some keys follow others.
         loaders = copy.deepcopy(self.raw).dataloader
         loaders.train.dataset.names = loaders.test.dataset.names

@@ -46,7 +46,7 @@ def changes(config: RunConfig) -> list[str]:
 
 
 def saved_keys(folder: str) -> dict[str, str]:
-    """Dotted keys of the config that a run folder holds, and their values as they are written; {} for none."""
+    """Dotted keys of the config that a run folder holds, with their values as written; {} for none."""
     path = Path(folder, "config.yaml")
     return dict(_leaves(yaml.compose(path.read_text()))) if path.is_file() else {}
 

@@ -84,16 +84,16 @@ def read_training_keys(section: Mapping[str, Any], spell: Callable[[str], str]) 
     Raises:
         ConfigError: a value that makes no sense.
     """
-    best = _watched(BestCheckpoint, section, "best_checkpoint", spell)
-    stopping = _watched(EarlyStopping, section, "early_stopping", spell)
-    if isinstance(stopping.patience, bool) or not isinstance(stopping.patience, int) or stopping.patience < 1:
+    best = BestCheckpoint(**_watched(section, "best_checkpoint", spell))
+    stopping = EarlyStopping(**_watched(section, "early_stopping", spell))
+    if not _is_count(stopping.patience):
         key = spell("train.early_stopping.patience")
         raise ConfigError(f"{key} must be a number of evaluations, at least 1, got {stopping.patience!r}")
     ema = Ema(**_given(section.get("ema"), GROUPS["ema"]))
     if not isinstance(ema.decay, int | float) or not 0 <= ema.decay < 1:
         raise ConfigError(f"{spell('train.ema.decay')} must be in [0, 1), such as 0.999, got {ema.decay!r}")
     keys = TrainingKeys(best, stopping, ema, **_given(section, ("validation_loss", "accumulate")))
-    if isinstance(keys.accumulate, bool) or not isinstance(keys.accumulate, int) or keys.accumulate < 1:
+    if not _is_count(keys.accumulate):
         key = spell("train.accumulate")
         raise ConfigError(f"{key} must be a number of batches, at least 1, got {keys.accumulate!r}")
     if not isinstance(keys.validation_loss, bool):
@@ -107,20 +107,23 @@ def _given(section: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str,
     return {name: section[name] for name in names if section and section.get(name) is not None}
 
 
-def _watched(
-    kind: type[Any], section: Mapping[str, Any], name: str, spell: Callable[[str], str]
-) -> BestCheckpoint | EarlyStopping | Any:
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _watched(section: Mapping[str, Any], name: str, spell: Callable[[str], str]) -> dict[str, Any]:
+    """The given keys of a group that watches a metric; {} where it names none."""
     given = _given(section.get(name), GROUPS[name])
-    key = spell(f"train.{name}")
     if not given.get("metric"):
-        if section.get(name) and kind(**given) != kind():
+        if given.get("mode"):
+            key = spell(f"train.{name}")
             raise ConfigError(f"{key} needs a metric: {spell(f'train.{name}.metric')}=segm/AP, for example")
-        return kind()
+        return {}
     metric = str(given["metric"])
     mode = given.get("mode") or ("min" if metric.endswith("loss") else "max")
     if mode not in ("max", "min"):
         raise ConfigError(f"{spell(f'train.{name}.mode')} must be 'max' or 'min', got {mode!r}")
-    return kind(**{**given, "metric": metric, "mode": mode})
+    return {**given, "metric": metric, "mode": mode}
 
 
 def _trackers(names: Any, spell: Callable[[str], str]) -> tuple[str, ...]:

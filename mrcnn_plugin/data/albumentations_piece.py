@@ -1,4 +1,4 @@
-"""albumentations as a piece of a mapper's augmentations: boxes, masks, polygons and keypoints follow the image."""
+"""albumentations as a piece of a mapper's augmentations: boxes, masks and keypoints follow the image."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def _check(leaf: Any) -> None:
         raise ConfigError(f"Albumentations: outlines and keypoints cannot follow {name}; leave it out")
     if _names(leaf) & _CHOOSING:
         raise ConfigError(
-            f"Albumentations: {name} chooses by boxes or masks, which a mapper's augmentations do not see; take "
-            "one that needs the image alone"
+            f"Albumentations: {name} chooses by boxes or masks, which a mapper's augmentations do not see; "
+            "take one that needs the image alone"
         )
 
 

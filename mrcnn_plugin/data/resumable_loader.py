@@ -60,16 +60,17 @@ class ResumableLoader:
             yield batch
 
     def _begin(self) -> Iterator[list[dict]]:
-        grouped = isinstance(self._loader, AspectRatioGroupedDataset)
-        loader: Any = self._loader.dataset if grouped else self._loader
+        outer: Any = self._loader
+        grouped = isinstance(outer, AspectRatioGroupedDataset)
+        loader: Any = outer.dataset if grouped else outer
         stream = getattr(loader, "dataset", None)
-        if not isinstance(loader, DataLoader) or not isinstance(stream, ToIterableDataset):
+        if not (isinstance(loader, DataLoader) and loader.batch_size and isinstance(stream, ToIterableDataset)):
             if self.batches:
                 logger.warning(
                     "The train loader is not one of Detectron2's: it cannot be continued where the run was "
                     "interrupted, and starts at its beginning"
                 )
-            return iter(self._loader)
+            return iter(outer)
         sampler, mapped = stream.sampler, stream.dataset
         stream.dataset = _Seeded(mapped, self._seed)
         # Detectron2's main branch hands out chunks, 0.6 single samples.
@@ -78,11 +79,11 @@ class ResumableLoader:
             stream.sampler = _Places(sampler, shards.places(self.batches, loader.batch_size))
             return iter(loader)
         shapes = _shapes(mapped, _Places(sampler, shards.order()))
-        taken, waiting = grouped_places(shapes, self.batches, self._loader.batch_size)
+        taken, waiting = grouped_places(shapes, self.batches, outer.batch_size)
         stream.sampler = _Places(sampler, shards.places(taken, 1))
-        for bucket, items in zip(self._loader._buckets, waiting):
+        for bucket, items in zip(outer._buckets, waiting):
             bucket[:] = [stream.dataset[item] for item in items]
-        return iter(self._loader)
+        return iter(outer)
 
 
 class _Seeded(Dataset):
@@ -118,9 +119,10 @@ class _Places(Sampler):
         least = min(near, default=0)
         for place in itertools.chain(near, places):
             while place not in found:
-                number, index = next(sequence, (None, None))
-                if number is None:
+                following = next(sequence, None)
+                if following is None:
                     return
+                number, index = following
                 if number >= least:
                     found[number] = index
             yield place, found.pop(place)
@@ -128,7 +130,7 @@ class _Places(Sampler):
 
 @dataclass(frozen=True)
 class _Shards:
-    """How the workers of a loader share a sequence: worker w takes each `workers`-th chunk from the w-th on."""
+    """How a loader's workers share a sequence: worker w takes each `workers`-th chunk from the w-th on."""
 
     workers: int
     chunk: int
@@ -138,7 +140,7 @@ class _Shards:
         return (worker + self.workers * (number // self.chunk)) * self.chunk + number % self.chunk
 
     def order(self) -> Iterator[int]:
-        """The places in the order in which a loader of single samples returns them: by the workers in turn."""
+        """The places in the order in which a loader of single samples returns them: the workers in turn."""
         for number in itertools.count():
             yield self._place(number % self.workers, number // self.workers)
 

@@ -1,6 +1,6 @@
 """Draws what a config feeds to its model: augmented images with boxes, masks, keypoints and class names.
 
-    python -m mrcnn_plugin.data.show --config-file FILE [key=value ...] --output FOLDER
+python -m mrcnn_plugin.data.show --config-file FILE [key=value ...] --output FOLDER
 """
 
 from __future__ import annotations

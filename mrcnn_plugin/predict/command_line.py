@@ -101,7 +101,9 @@ def main(args: argparse.Namespace) -> int:
     if bool(args.run) == bool(args.config_file):
         raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
     if args.checkpoint != "final" and (args.weights or not args.run):
-        raise ConfigError(f"--checkpoint {args.checkpoint} names weights of --run FOLDER; --weights names a file")
+        raise ConfigError(
+            f"--checkpoint {args.checkpoint} names weights of --run FOLDER; --weights names a file"
+        )
     silence_warnings()
     config_file, weights = run_files(args.run, args.checkpoint) if args.run else (args.config_file, "")
     files, missing = find_images(args.inputs)

@@ -152,9 +152,7 @@ class EarlyStopping(HookBase):
         if not comm.is_main_process():
             return
         value = latest_metric(self.trainer.storage, self._metric)
-        better = math.isfinite(value) and (
-            self.best is None or self._sign * value > self._sign * self.best
-        )
+        better = math.isfinite(value) and (self.best is None or self._sign * value > self._sign * self.best)
         if better:
             self.best, self.best_iter, self.stale = value, iteration, 0
         else:

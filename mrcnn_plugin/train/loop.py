@@ -123,8 +123,8 @@ class _Run:
         ]
 
     def _best_weights(self, metric: str) -> _Weights:
-        averaged = self.average is not None and EMA_SUFFIX in metric
-        return _Weights(self.checkpointer, self.average.model if averaged else self.model)
+        averaged = self.average if EMA_SUFFIX in metric else None
+        return _Weights(self.checkpointer, self.model if averaged is None else averaged.model)
 
     def _writers(self, resume: bool) -> list[EventWriter]:
         config, trackers = self.config, self.config.training.trackers

@@ -55,7 +55,10 @@ def test_without_the_keys_nothing_is_asked_for(yaml_file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.early_stopping.metric=a train.early_stopping.patience=0", "train.early_stopping.patience must be a number of evaluations"),
+        (
+            "train.early_stopping.metric=a train.early_stopping.patience=0",
+            "train.early_stopping.patience must be a number of evaluations",
+        ),
         ("train.best_checkpoint.mode=max", "train.best_checkpoint needs a metric"),
         ("train.ema.decay=1.0", "train.ema.decay must be in [0, 1), such as 0.999, got 1.0"),
         ("train.accumulate=0", "train.accumulate must be a number of batches, at least 1, got 0"),
@@ -96,7 +99,9 @@ def test_mode_is_chosen_by_the_metric_and_can_be_given():
 
 
 def test_the_validation_loader_has_annotations_and_no_augmentation(shapes):
-    overrides = [f"dataloader.{s}.dataset.names={shapes[n]}" for s, n in (("train", "train"), ("test", "val"))]
+    overrides = [
+        f"dataloader.{s}.dataset.names={shapes[n]}" for s, n in (("train", "train"), ("test", "val"))
+    ]
     config = load_config(str(TINY), overrides)
     fit_to_dataset(config)
     first, second = ([s for batch in config.build_validation_loader() for s in batch] for _ in range(2))

@@ -1,4 +1,4 @@
-"""albumentations as a piece: annotations follow the pixels, compared with Detectron2's and with drawn masks."""
+"""albumentations as a piece: annotations follow the pixels, as Detectron2's and as drawn masks do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from mrcnn_plugin.data import Albumentations
+from mrcnn_plugin.data import Albumentations, seed_generators
 from mrcnn_plugin.errors import ConfigError
 
 A = pytest.importorskip("albumentations")
@@ -26,7 +26,7 @@ def drawn(polygon, height, width):
 
 def applied(*transforms, image=None, seed=0):
     """The transform that was drawn, and the image as it is then."""
-    np.random.seed(seed)
+    seed_generators(seed)
     image = drawn(POLYGON, HEIGHT, WIDTH)[:, :, None].repeat(3, axis=2) * 255 if image is None else image
     aug_input = T.AugInput(image)
     transform = Albumentations(transforms)(aug_input)
@@ -69,7 +69,7 @@ def test_polygons_and_masks_follow_the_pixels(make):
 
 
 def test_a_flip_is_detectron2s():
-    transform, image = applied(A.HorizontalFlip(p=1))
+    transform, _ = applied(A.HorizontalFlip(p=1))
     theirs = T.HFlipTransform(WIDTH)
     points = np.array([[0.0, 0.0], [10.5, 3.0], [WIDTH, HEIGHT]])
     np.testing.assert_allclose(transform.apply_coords(points), theirs.apply_coords(points.copy()), atol=1e-4)

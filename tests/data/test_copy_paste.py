@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -13,7 +12,7 @@ from helpers.tiny_runs import TINY
 
 from mrcnn_plugin.config import fit_to_dataset, load_config
 from mrcnn_plugin.configs.common.data.augmentations import copy_paste
-from mrcnn_plugin.data import CopyPasteMapper
+from mrcnn_plugin.data import CopyPasteMapper, seed_generators
 from mrcnn_plugin.data.copy_paste import paste, random_subset
 
 
@@ -121,7 +120,7 @@ def test_semantic_labels_are_pasted_too():
 
 
 def test_subsets_hold_one_to_all():
-    np.random.seed(0)
+    seed_generators(0)
     sizes = [len(random_subset(3)) for _ in range(300)]
     assert {*sizes} == {1, 2, 3}
     assert all(70 < sizes.count(size) < 130 for size in (1, 2, 3))
@@ -133,7 +132,7 @@ def test_a_config_with_copy_paste_feeds_more_objects(shapes, mask_format):
     config = load_config(str(TINY), [f"dataloader.train.dataset.names={shapes['train']}"])
     fit_to_dataset(config)
     train = config.raw.dataloader.train
-    np.random.seed(0)
+    seed_generators(0)
     plain = [len(s["instances"]) for b in itertools.islice(instantiate(train), 6) for s in b]
     copy_paste(train.mapper)
     train.mapper.instance_mask_format = mask_format
@@ -144,11 +143,12 @@ def test_a_config_with_copy_paste_feeds_more_objects(shapes, mask_format):
         masks = bitmasks(one)
         assert masks.flatten(1).any(1).all()
         assert one["image"].shape[-2:] == masks.shape[-2:] == (64, 64)
-        boxes = BitMasks(masks).get_bounding_boxes().tensor
-        assert (boxes - one["instances"].gt_boxes.tensor).abs().max() <= 1.5
+        # What is seen of an object lies in its box.
+        seen, boxes = BitMasks(masks).get_bounding_boxes().tensor, one["instances"].gt_boxes.tensor
+        assert (seen[:, :2] >= boxes[:, :2] - 1).all()
+        assert (seen[:, 2:] <= boxes[:, 2:] + 1).all()
 
 
 def test_it_needs_masks():
     with pytest.raises(ValueError, match="use_instance_mask"):
         CopyPasteMapper(True, dataset=[], augmentations=[], image_format="BGR")
-

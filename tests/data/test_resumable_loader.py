@@ -79,7 +79,9 @@ def test_seeds_differ_in_what_is_drawn_alone():
     assert first[0][0]["drawn"] != second[0][0]["drawn"]
 
 
-@pytest.mark.parametrize(("workers", "chunk", "size"), [(1, 1, 2), (3, 1, 2), (3, 2, 2), (4, 4, 4), (3, 4, 1)])
+@pytest.mark.parametrize(
+    ("workers", "chunk", "size"), [(1, 1, 2), (3, 1, 2), (3, 2, 2), (4, 4, 4), (3, 4, 1)]
+)
 @pytest.mark.parametrize("taken", [0, 1, 3, 7, 12])
 def test_shards_against_a_simulation_of_workers(workers, chunk, size, taken):
     """Workers that read Detectron2's shards of a sequence, asked in turn for `size` samples each."""

@@ -1,4 +1,4 @@
-"""When evaluations happen, which weights are the best, and when a run ends early: against scripted metrics."""
+"""When evaluations happen, which weights are the best, when a run ends early: on scripted metrics."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_the_best_of_all_is_kept_and_the_run_ends_after_patience():
     assert run.evaluated == [2, 4, 6, 8]
     assert run.saver.saved == [("model_best", 1), ("model_best", 3)]
     assert stop.value.iteration == 7
-    assert "segm/AP has not improved in the last 2 evaluations (best: 50.0000, iteration 3)" in str(stop.value)
+    assert "segm/AP has not improved in the last 2 evaluations (best: 50.0000, iteration 3)" in str(
+        stop.value
+    )
 
 
 def test_smaller_is_better_and_what_is_not_finite_is_no_improvement():

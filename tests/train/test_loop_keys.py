@@ -149,7 +149,7 @@ def test_a_diverging_run_ends_with_what_was_seen(shapes, tmp_path, capsys):
 
 
 def test_a_metric_that_is_not_evaluated_is_named(train, tmp_path):
-    with pytest.raises(ConfigError, match="no metric 'segm/mAP' in the evaluation, which has .*segm/AP"):
+    with pytest.raises(ConfigError, match=r"no metric 'segm/mAP' in the evaluation, which has .*segm/AP"):
         train(tmp_path, "train.best_checkpoint.metric=segm/mAP", "train.eval_period=1")
     assert load(tmp_path / "model_0000000.pth")["iteration"] == 0
     assert "Traceback" not in (tmp_path / "log.txt").read_text()

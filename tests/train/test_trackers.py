@@ -29,7 +29,7 @@ def run_of(name, folder, values, *, start=0, resume=False):
 
 def test_unknown_packages_are_named_before_training(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="train.trackers: wandb is not installed: pip install wandb"):
+    with pytest.raises(ConfigError, match=r"train\.trackers: wandb is not installed: pip install wandb"):
         check_trackers(["wandb"], "train.trackers")
 
 

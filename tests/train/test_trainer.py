@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import pytest
 import torch
 from detectron2.config import LazyConfig
 from detectron2.utils.events import EventStorage
-from helpers.tiny_runs import metrics_of
+from helpers.tiny_runs import TINY, metrics_of
+from helpers.training import synthetic_inputs
 from torch import nn
 
+from mrcnn_plugin.config import load_config
 from mrcnn_plugin.train.trainer import NonFiniteLoss, Trainer
 
 BFLOAT16 = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
@@ -83,6 +86,48 @@ def test_accumulation_is_the_large_batch():
     large = trainer_of(numbers)
     assert step(small) == pytest.approx(step(large), abs=1e-6)
     assert small.model.layer.weight.item() == pytest.approx(large.model.layer.weight.item(), abs=1e-6)
+
+
+def test_accumulation_is_the_large_batch_of_a_detector():
+    """All anchors and proposals are sampled, and as many RoIs of each kind in every image."""
+    inputs = synthetic_inputs([(64, 64)] * 4, num_instances=3, num_classes=4)
+    config = load_config(
+        str(TINY),
+        [
+            'model.backbone.bottom_up.stem.norm=""',
+            'model.backbone.bottom_up.stages.0.norm=""',
+            'model.backbone.bottom_up.stages.1.norm=""',
+            "model.proposal_generator.batch_size_per_image=1000",
+            "model.proposal_generator.nms_thresh=1.0",
+            "model.roi_heads.batch_size_per_image=64",
+            "model.roi_heads.proposal_matcher.thresholds=[0.99]",
+            "+train.device=cpu",
+        ],
+    )
+    trained = []
+    for batches, accumulate in ((inputs,), 1), ((inputs[:2], inputs[2:]), 2):
+        torch.manual_seed(0)
+        model = config.build_model().train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        trainer = Trainer(model, Lists(batches), optimizer, accumulate=accumulate)
+        logged = [step(trainer) for _ in range(3)]
+        trained.append((logged, model.state_dict()))
+    (large, weights), (small, accumulated) = trained
+    for one, other in zip(large, small):
+        assert one["roi_head/num_fg_samples"] == other["roi_head/num_fg_samples"] == 3
+        losses = [name for name in one if "loss" in name]
+        assert [one[n] for n in losses] == pytest.approx([other[n] for n in losses], abs=1e-5)
+    assert max((weights[name] - accumulated[name]).abs().max().item() for name in weights) < 1e-5
+
+
+class Lists(Batches):
+    """Batches of dataset dicts, over and over."""
+
+    def __init__(self, batches):
+        super().__init__(*batches)
+
+    def __iter__(self):
+        return itertools.cycle(self.batches)
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_files_and_leaves_the_weights():
