@@ -64,7 +64,9 @@ class ResumableLoader:
         grouped = isinstance(outer, AspectRatioGroupedDataset)
         loader: Any = outer.dataset if grouped else outer
         stream = getattr(loader, "dataset", None)
-        if not (isinstance(loader, DataLoader) and loader.batch_size and isinstance(stream, ToIterableDataset)):
+        if not (
+            isinstance(loader, DataLoader) and loader.batch_size and isinstance(stream, ToIterableDataset)
+        ):
             if self.batches:
                 logger.warning(
                     "The train loader is not one of Detectron2's: it cannot be continued where the run was "

@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from helpers.tiny_runs import start
 from PIL import Image
 from pycocotools.coco import COCO
 
 from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.predict import argument_parser, main
+from mrcnn_plugin.predict import argument_parser, main, run_files
 from mrcnn_plugin.predict.command_line import find_images, image_ids
 
 
@@ -104,6 +105,27 @@ def test_threshold(finished_run, test_images, tmp_path):
         assert bool(results) == (threshold == 0.0)
 
 
+def test_the_best_and_the_averaged_weights_of_a_run(finished_run, test_images, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    for name in ("best", "ema"):
+        with pytest.raises(
+            ConfigError, match=f"--checkpoint {name}: no .*model_{name}.pth; training with train"
+        ):
+            run_files(str(run), name)
+    weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    # All scores become those of equal logits.
+    blank = {key: torch.zeros_like(w) if "cls_score" in key else w for key, w in weights.items()}
+    torch.save({"model": blank, "iteration": 3}, run / "model_best.pth")
+    assert run_files(str(run), "best") == (str(run / "config.yaml"), str(run / "model_best.pth"))
+    for checkpoint, scores in (("final", None), ("best", {0.2})):
+        output = tmp_path / checkpoint
+        line = ["--run", run, "--checkpoint", checkpoint, "--score-threshold", "0", "--output", output]
+        assert predict(*line, sorted(test_images.iterdir())[0]) == 0
+        found = {round(r["score"], 4) for r in json.loads((output / "predictions.json").read_text())}
+        assert (found == scores) == (checkpoint == "best")
+
+
 def test_find_images(tmp_path):
     for name in ("b.PNG", "a.jpg", "c.txt"):
         (tmp_path / name).touch()
@@ -126,6 +148,7 @@ def test_image_ids():
         (["/nowhere.png", "--run", "RUN"], "no images found: /nowhere.png"),
         (["IMAGE", "--run", "RUN", "--weights", "/w.pth"], "--weights: no weights at '/w.pth'"),
         (["IMAGE", "--run", "RUN", "--score-threshold", "50"], "--score-threshold must be in [0, 1], got 50"),
+        (["IMAGE", "--config-file", "c.py", "--checkpoint", "best"], "names weights of --run FOLDER"),
         (["IMAGE", "--run", "RUN", "--device", "gpu"], "--device gpu: "),
         (["IMAGE", "--run", "RUN", "--opts", "model.roi_heds.x=1"], "unknown key 'model.roi_heds.x'"),
     ],
