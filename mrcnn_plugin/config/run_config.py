@@ -20,6 +20,8 @@ from .training_keys import TrainingKeys
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
 Mapper = Callable[[dict], dict]
+#: What Detectron2's COCOEvaluator calls its results file.
+COCO_RESULTS_FILE = "coco_instances_results.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,21 @@ class DataExpectations:
     needs_masks: bool
     mask_format: str
     max_dets: int | None
+
+
+@dataclass(frozen=True)
+class CocoResults:
+    """Detections that an evaluation leaves in COCO's format.
+
+    Attributes:
+        dataset: the name of the test set.
+        path: of the results file.
+        kpt_oks_sigmas: those that the config gives; empty for the data set's own.
+    """
+
+    dataset: str
+    path: str
+    kpt_oks_sigmas: tuple[float, ...] = ()
 
 
 @dataclass
@@ -217,6 +234,13 @@ class RunConfig(ABC):
     def evaluates_more_at_the_end(self) -> bool:
         """Whether `test_sets` has more evaluations with `final` than without."""
         return False
+
+    def coco_results(self) -> CocoResults | None:
+        """Where the last of the evaluations, without test-time augmentation, leaves its detections.
+
+        None where no evaluator writes COCO's results file.
+        """
+        return None
 
     def check_evaluation(self) -> None:
         """Finds before training what would stop the evaluation after it.
