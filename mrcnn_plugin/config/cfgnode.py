@@ -15,7 +15,9 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 from detectron2.evaluation.testing import verify_results
@@ -41,6 +43,7 @@ from .run_config import (
     RunConfig,
     TestSet,
 )
+from .training_keys import read_training_keys
 
 # By the evaluator_type of a data set; these take its name alone.
 _EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
@@ -52,7 +55,7 @@ _EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
 class CfgNodeRunConfig(RunConfig):
     """A run that a CfgNode describes, its parts built by Detectron2's `build_*` functions."""
 
-    keys = Keys("SOLVER.IMS_PER_BATCH", "MODEL.WEIGHTS")
+    keys = Keys("SOLVER.IMS_PER_BATCH", "MODEL.WEIGHTS", "SEED")
 
     def __init__(self, raw: CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
         # Scales batch size, schedule and rates where SOLVER.REFERENCE_WORLD_SIZE asks for it.
@@ -71,6 +74,7 @@ class CfgNodeRunConfig(RunConfig):
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
         self.test_names = as_names(raw.DATASETS.TEST)
+        self.training = read_training_keys(_lower(raw.TRAIN), self.keys.spell)
         _check_augmented_test(raw)
 
     @property
@@ -80,6 +84,18 @@ class CfgNodeRunConfig(RunConfig):
     @device.setter
     def device(self, device: str) -> None:
         self._update(["MODEL.DEVICE", device])
+
+    @property
+    def seed(self) -> int | None:
+        return None if self.raw.SEED < 0 else self.raw.SEED
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._update(["SEED", seed])
+
+    @property
+    def image_format(self) -> str:
+        return self.raw.INPUT.FORMAT
 
     def _update(self, pairs: list[Any]) -> None:
         frozen = self.raw.is_frozen()
@@ -132,6 +148,24 @@ class CfgNodeRunConfig(RunConfig):
 
     def build_train_loader(self) -> Iterable[list[dict]]:
         return build_detection_train_loader(self.raw)
+
+    def build_validation_loader(self) -> Iterable[list[dict]]:
+        if not self.test_names:
+            raise ConfigError("TRAIN.VALIDATION_LOSS needs a test set: DATASETS.TEST")
+        model = self.raw.MODEL
+        dataset = get_detection_dataset_dicts(
+            self.test_names,
+            filter_empty=self.raw.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=model.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if model.KEYPOINT_ON else 0,
+        )
+        mapper = DatasetMapper(self.raw, True, augmentations=build_augmentation(self.raw, False))
+        return build_detection_test_loader(
+            dataset, mapper=mapper, num_workers=self.raw.DATALOADER.NUM_WORKERS
+        )
+
+    @property
+    def evaluates_more_at_the_end(self) -> bool:
+        return self.raw.TEST.AUG.ENABLED
 
     def build_test_mapper(self) -> Mapper:
         return DatasetMapper(self.raw, is_train=False)
@@ -206,6 +240,11 @@ class CfgNodeRunConfig(RunConfig):
 
     def save(self, path: str) -> None:
         Path(path).write_text(self.raw.dump())
+
+
+def _lower(node: CfgNode) -> dict[str, Any]:
+    """A section as a dict of LazyConfig's spelling."""
+    return {key.lower(): _lower(v) if isinstance(v, CfgNode) else v for key, v in node.items()}
 
 
 def _check_augmented_test(cfg: CfgNode) -> None:
