@@ -8,13 +8,14 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from helpers.tiny_runs import start
 from PIL import Image
 from pycocotools.coco import COCO
 
 from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.predict import argument_parser, main
+from mrcnn_plugin.predict import argument_parser, main, run_files
 from mrcnn_plugin.predict import pictures as pictures_module
 from mrcnn_plugin.predict.inputs import Input, find_inputs, image_ids, output_paths
 from mrcnn_plugin.predict.predictor import Predictor
@@ -110,6 +111,27 @@ def test_threshold(finished_run, test_images, tmp_path):
         predict(test_images, "--run", finished_run, "--score-threshold", threshold, "--output", tmp_path)
         results = json.loads((tmp_path / "predictions.json").read_text())
         assert bool(results) == (threshold == 0.0)
+
+
+def test_the_best_and_the_averaged_weights_of_a_run(finished_run, test_images, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    for name in ("best", "ema"):
+        with pytest.raises(
+            ConfigError, match=f"--checkpoint {name}: no .*model_{name}.pth; training with train"
+        ):
+            run_files(str(run), name)
+    weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    # All scores become those of equal logits.
+    blank = {key: torch.zeros_like(w) if "cls_score" in key else w for key, w in weights.items()}
+    torch.save({"model": blank, "iteration": 3}, run / "model_best.pth")
+    assert run_files(str(run), "best") == (str(run / "config.yaml"), str(run / "model_best.pth"))
+    for checkpoint, scores in (("final", None), ("best", {0.2})):
+        output = tmp_path / checkpoint
+        line = ["--run", run, "--checkpoint", checkpoint, "--score-threshold", "0", "--output", output]
+        assert predict(*line, sorted(test_images.iterdir())[0]) == 0
+        found = {round(r["score"], 4) for r in json.loads((output / "predictions.json").read_text())}
+        assert (found == scores) == (checkpoint == "best")
 
 
 def test_find_inputs(tmp_path):
@@ -279,6 +301,7 @@ def test_tiles_of_the_program(line, test_images, tmp_path):
         (["IMAGE", "--run", "RUN", "--tile", "16"], "--tile must be at least 32 pixels, got 16"),
         (["IMAGE", "--run", "RUN", "--weights", "/w.pth"], "--weights: no weights at '/w.pth'"),
         (["IMAGE", "--run", "RUN", "--score-threshold", "50"], "--score-threshold must be in [0, 1], got 50"),
+        (["IMAGE", "--config-file", "c.py", "--checkpoint", "best"], "names weights of --run FOLDER"),
         (["IMAGE", "--run", "RUN", "--device", "gpu"], "--device gpu: "),
         (["IMAGE", "--run", "RUN", "--opts", "model.roi_heds.x=1"], "unknown key 'model.roi_heds.x'"),
     ],
