@@ -153,9 +153,7 @@ class TestEveryModel:
             found += len(expected)
             assert result.get_fields().keys() == expected.get_fields().keys()
             assert torch.equal(result.pred_classes, expected.pred_classes)
-            torch.testing.assert_close(
-                result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0
-            )
+            torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
             torch.testing.assert_close(result.scores, expected.scores, atol=1e-4, rtol=0)
             if expected.has("pred_masks"):
                 torch.testing.assert_close(result.pred_masks, expected.pred_masks, atol=1e-3, rtol=0)
