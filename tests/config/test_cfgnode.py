@@ -129,16 +129,21 @@ def test_augmented_test_at_the_end(yaml_file, tmp_path):
     assert "bbox_TTA/AP" not in periodic
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["MODEL.KEYPOINT_ON", "True"], "TEST.AUG.ENABLED: .* takes no keypoints"),
-        (["MODEL.LOAD_PROPOSALS", "True"], "TEST.AUG.ENABLED: .* takes no precomputed proposals"),
-    ],
-)
-def test_augmented_test_that_detectron2_lacks_is_refused(yaml_file, overrides, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config(str(yaml_file), ["TEST.AUG.ENABLED", "True", *overrides])
+def test_augmented_test_with_precomputed_proposals_is_refused(yaml_file):
+    with pytest.raises(ConfigError, match=r"TEST.AUG.ENABLED: .* takes no precomputed proposals"):
+        load_config(str(yaml_file), ["TEST.AUG.ENABLED", "True", "MODEL.LOAD_PROPOSALS", "True"])
+
+
+def test_augmented_test_of_keypoints_needs_to_know_their_partners(yaml_file):
+    keys = ["TEST.AUG.ENABLED", "True", "MODEL.KEYPOINT_ON", "True"]
+    load_config(str(yaml_file), [*keys, "TEST.AUG.FLIP", "False"]).check_evaluation()
+    config = load_config(str(yaml_file), keys)
+    with pytest.raises(ConfigError, match="keypoint_flip_map; they are missing"):
+        config.check_evaluation()
+    names = {"keypoint_names": ("left", "right"), "keypoint_flip_map": (("left", "right"),)}
+    MetadataCatalog.get("mirrored_people").set(**names)
+    config.test_names = ["mirrored_people"]
+    config.check_evaluation()
 
 
 def test_expected_results(yaml_file, tmp_path):
