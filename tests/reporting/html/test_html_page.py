@@ -139,6 +139,9 @@ def test_nothing_found_and_nothing_there(case):
     )
     assert 'class="panel"' not in nothing
     assert "<td>segm</td><td>1.2</td>" in nothing
+    # Scores of further evaluations, such as that of averaged weights, stand beside an analysis.
+    averaged = {"bbox": {"AP": 0.0}, "bbox_EMA": {"AP": 7.0}}
+    assert "<td>bbox_EMA</td><td>7.0</td>" in render(Source("", coco_of(dataset), wrong, scores=averaged))
     empty = dataset_of([[], []])
     assert 'class="panel"' in render(Source("", coco_of(empty), [detection(0, 0, (0, 0, 5, 5), 0.9)]))
 
