@@ -201,7 +201,12 @@ def test_annotations_without_area_and_predictions_of_predict_py(tmp_path):
     assert truth.dataset["annotations"][0]["area"] == 400
     found = {"annotations": [detection(0, 0, (10, 10, 20, 20), 0.5), detection(0, 5, (10, 10, 20, 20), 0.5)]}
     (tmp_path / "predictions.json").write_text(json.dumps(found))
-    assert read_results(tmp_path / "predictions.json", truth) == found["annotations"][:1]
+    assert read_results(tmp_path / "predictions.json", truth) == (found["annotations"][:1], 1)
+    source = Source("")
+    source.read_detections(tmp_path / "predictions.json", tmp_path / "truth.json")
+    assert source.notes == [
+        "1 of 2 detections are left out: they are of categories that the annotations do not have."
+    ]
     with pytest.raises(DatasetError, match="expected COCO annotations"):
         read_annotations(tmp_path / "predictions.json")
 
