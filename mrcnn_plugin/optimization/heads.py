@@ -36,7 +36,7 @@ class _CoarseHead(ConvFCHead):
         x = x.movedim(-3, -1).flatten(1)
         for layer in self.fcs:
             x = layer(x).relu_()
-        return self.prediction(x).view(-1, *self.output_shape)
+        return self.prediction(x).view(len(x), *self.output_shape)
 
 
 class SubpixelDeconvolution(nn.Module):

@@ -41,6 +41,9 @@ def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
         checkpoints hold: save `model`. Calling it in training mode raises RuntimeError.
     """
     faster = copy.deepcopy(model).eval().requires_grad_(False)
+    if _refuse_training in faster._forward_pre_hooks.values():
+        # It is an optimized copy already.
+        return faster
     fold_attached(faster)
     for backbone, example in _backbones(faster):
         fold_traced(backbone, example)
