@@ -187,18 +187,28 @@ def _metadata(config: RunConfig) -> Metadata:
     return dataset_metadata(config)
 
 
-def run_files(folder: str) -> tuple[str, str]:
+#: Which weights of a run folder `run_files` finds: the best evaluation's, the averages, and the last ones.
+CHECKPOINTS = ("final", "best", "ema")
+
+
+def run_files(folder: str, checkpoint: str = "final") -> tuple[str, str]:
     """Config and weights of a run folder: its config.yaml, and model_final.pth or the last checkpoint.
 
+    Args:
+        checkpoint: one of `CHECKPOINTS`; "best" is model_best.pth, "ema" model_ema.pth.
+
     Raises:
-        ConfigError: it holds no config, or no checkpoint yet.
+        ConfigError: it holds no config, or no such checkpoint yet.
     """
     config = os.path.join(folder, "config.yaml")
     if not os.path.isfile(config):
         raise ConfigError(f"--run {folder}: not a run folder, it has no config.yaml")
-    final = os.path.join(folder, "model_final.pth")
-    if os.path.isfile(final):
-        return config, final
+    weights = os.path.join(folder, f"model_{checkpoint}.pth")
+    if os.path.isfile(weights):
+        return config, weights
+    if checkpoint != "final":
+        key = {"best": "train.best_checkpoint.metric", "ema": "train.ema.decay"}[checkpoint]
+        raise ConfigError(f"--checkpoint {checkpoint}: no {weights}; training with {key} writes it")
     last = DetectionCheckpointer(nn.Identity(), folder).get_checkpoint_file()
     if not last:
         raise ConfigError(f"--run {folder}: it has no checkpoint yet")
