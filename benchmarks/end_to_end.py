@@ -6,7 +6,7 @@
 Every model and its peers have the same weights, random ones, and see the same pictures in turn, in rounds
 that begin with another of them each time; seconds are medians over the rounds after one of warm-up. A run
 ends with masks as COCO's RLE, each library by its own road. Scores have no threshold: every picture has
-`--detections` of them, by default 100, which is the most work for the heads. "beyond" is the peak of the memory
+`--detections` of them, by default 100, the most work for the heads. "beyond" is the peak of the memory
 beyond what was there before. Checked in the same run, against Detectron2's model: numbers of detections,
 classes, boxes, scores, and the pixels of masks.
 """
