@@ -209,11 +209,14 @@ def contestants(case: Case, edge: int, detections: int) -> list[Contestant]:
     """The peer first: the others are compared with it."""
     torch.manual_seed(0)
     config = case.config()
+    if case.theirs is None:
+        # All of torchvision's rows but the background: without some, the others' scores would be higher.
+        config.roi_heads.num_classes = 90
     ours = finding(as_if_trained(instantiate(copy.deepcopy(config))), detections)
     ours.mask_format = "rle"
     if case.theirs is None:
         peer = of_torchvision(edge, detections)
-        ours.load_state_dict(convert_torchvision(peer.state_dict()), strict=True)
+        ours.load_state_dict(convert_torchvision(peer.state_dict(), labels=range(1, 91)), strict=True)
         first = [Contestant("torchvision", torchvision_run(peer))]
     else:
         theirs = finding(case.theirs(config), detections)

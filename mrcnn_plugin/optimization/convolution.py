@@ -103,7 +103,7 @@ def can_fuse(conv: nn.Module) -> bool:
     )
 
 
-def fuse(conv: nn.Module, activation: object = None) -> bool:
+def fuse(conv: Any, activation: object = None) -> bool:
     """Makes `conv`, in place, a FusedConv2d that applies `activation` too; whether it could.
 
     An `activation` that the convolution has already stays the first one: there must be none then.
