@@ -21,7 +21,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 from detectron2.evaluation.testing import verify_results
-from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+from detectron2.modeling import DatasetMapperTTA, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -31,6 +31,7 @@ from mrcnn_plugin.data import as_names
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
+from mrcnn_plugin.modeling.test_time_augmentation import flip_indices
 
 from .run_config import (
     COCO_RESULTS_FILE,
@@ -69,6 +70,7 @@ class CfgNodeRunConfig(RunConfig):
         self.eval_period = raw.TEST.EVAL_PERIOD
         self.log_period = 20
         self.float32_precision = raw.get("FLOAT32_PRECISION", "")
+        self.optimized_evaluation = raw.TEST.get("OPTIMIZED", True)
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
         self.test_names = as_names(raw.DATASETS.TEST)
@@ -135,6 +137,9 @@ class CfgNodeRunConfig(RunConfig):
     def build_model(self) -> nn.Module:
         return build_model(self.raw)
 
+    def _augmentations(self) -> DatasetMapperTTA:
+        return DatasetMapperTTA(self.raw)
+
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(self.raw, model)
 
@@ -167,8 +172,13 @@ class CfgNodeRunConfig(RunConfig):
 
     def build_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
         precise_bn = self.raw.TEST.PRECISE_BN
-        if not (precise_bn.ENABLED and get_bn_modules(model)):
+        if not precise_bn.ENABLED:
             return []
+        if not get_bn_modules(model):
+            raise ConfigError(
+                "TEST.PRECISE_BN.ENABLED: no BatchNorm of this model computes statistics in training "
+                "(MODEL.RESNETS.NORM and the heads' NORM); set it to False, or the norm to BN or SyncBN"
+            )
         cfg = self.raw.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
@@ -181,7 +191,8 @@ class CfgNodeRunConfig(RunConfig):
             yield TestSet(name, loader, self._evaluator(name, "inference"))
             if final and self.raw.TEST.AUG.ENABLED:
                 evaluator = self._evaluator(name, "inference_TTA")
-                yield TestSet(name, loader, evaluator, "_TTA", partial(GeneralizedRCNNWithTTA, self.raw))
+                wrap = partial(self.augmented, metadata=MetadataCatalog.get(name))
+                yield TestSet(name, loader, evaluator, "_TTA", wrap)
 
     def coco_results(self) -> CocoResults | None:
         if not self.test_names or self._evaluator_type(self.test_names[-1]) != "coco":
@@ -216,6 +227,8 @@ class CfgNodeRunConfig(RunConfig):
     def check_evaluation(self) -> None:
         for name in self.test_names:
             self._evaluator_type(name)
+            if self.raw.TEST.AUG.ENABLED and self.raw.TEST.AUG.FLIP and self.raw.MODEL.KEYPOINT_ON:
+                flip_indices(MetadataCatalog.get(name))
 
     def check_results(self, results: Results) -> None:
         absent = [task for task, *_ in self.raw.TEST.EXPECTED_RESULTS if task not in results]
@@ -236,12 +249,5 @@ def _lower(node: CfgNode) -> dict[str, Any]:
 
 def _check_augmented_test(cfg: CfgNode) -> None:
     """Refuses before training what Detectron2's test-time augmentation asserts after it."""
-    if not cfg.TEST.AUG.ENABLED:
-        return
-    if cfg.MODEL.KEYPOINT_ON:
-        raise ConfigError(
-            "TEST.AUG.ENABLED: Detectron2's test-time augmentation takes no keypoints; set it to False, "
-            "or MODEL.KEYPOINT_ON to False"
-        )
-    if cfg.MODEL.LOAD_PROPOSALS:
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.LOAD_PROPOSALS:
         raise ConfigError("TEST.AUG.ENABLED: test-time augmentation takes no precomputed proposals")

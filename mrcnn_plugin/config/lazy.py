@@ -51,6 +51,7 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
+        self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))

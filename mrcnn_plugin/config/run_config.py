@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import DatasetMapperTTA
 from omegaconf import DictConfig
 from torch import nn
+
+from mrcnn_plugin.modeling import RCNNWithTTA, RelativeScales
 
 from .fine_tuning import Choice
 from .training_keys import TrainingKeys
@@ -109,6 +113,7 @@ class RunConfig(ABC):
         eval_period, log_period: in iterations; an eval_period of 0 evaluates at the end only.
         batch_size: images per iteration, of all processes together; None where the config does not say.
         float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
+        optimized_evaluation: whether what is evaluated is an optimized copy of the model, on the CPU.
         train_names, test_names: names of data sets.
         training: the keys of the training loop.
     """
@@ -124,6 +129,7 @@ class RunConfig(ABC):
     log_period: int
     batch_size: int | None
     float32_precision: str
+    optimized_evaluation: bool
     train_names: list[str]
     test_names: list[str]
     training: TrainingKeys
@@ -195,6 +201,21 @@ class RunConfig(ABC):
         Raises:
             ConfigError: a component refuses an argument that the command line has set.
         """
+
+    def augmented(self, model: nn.Module, metadata: Metadata) -> nn.Module:
+        """The model with test-time augmentation: 0.8, 1 and 1.25 times the test size, and mirrored.
+
+        Args:
+            model: in eval mode.
+            metadata: of its classes.
+
+        Raises:
+            ConfigError: a model without RoI heads, or keypoints whose mirror images are not known.
+        """
+        return RCNNWithTTA(model, self._augmentations(), metadata)
+
+    def _augmentations(self) -> DatasetMapperTTA | RelativeScales:
+        return RelativeScales()
 
     @abstractmethod
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -29,7 +29,7 @@ Exit status: 0; 1 if an input could not be read; 2 if the command line is wrong.
   predict.py --run output/demo --output out images/
   predict.py --run output/demo --output out images/ --resume        after Ctrl-C or a crash
   predict.py --run output/demo --output out map.tif --tile 1024
-  torchrun --nproc-per-node 8 predict.py --run output/demo --output out images/ --recursive
+  torchrun --nproc-per-node 8 -- predict.py --run output/demo --output out images/
 """
 
 
@@ -85,6 +85,9 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="threads that read, and draw; default 4 on a GPU, else 1",
     )
+    pace.add_argument(
+        "--no-optimize", action="store_true", help="run the model as it was trained (on the CPU: slower)"
+    )
     return parser
 
 
@@ -122,6 +125,7 @@ def main(args: argparse.Namespace) -> int:
         device=args.device or "",
         opts=args.opts,
         tta=args.tta,
+        optimized=not args.no_optimize,
     )
     os.makedirs(args.output, exist_ok=True)
     pace = _pace(args, predictor.config.device)

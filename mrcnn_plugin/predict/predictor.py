@@ -22,6 +22,7 @@ from mrcnn_plugin.data import load_metadata
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation import instances_to_coco_json
 from mrcnn_plugin.modeling import returning_masks_as
+from mrcnn_plugin.optimization import optimize_for_device
 
 
 @dataclass
@@ -142,6 +143,7 @@ def build_predictor(
     device: str = "",
     opts: Sequence[str] = (),
     tta: bool = False,
+    optimized: bool = True,
 ) -> Predictor:
     """Loads a config and its weights.
 
@@ -151,6 +153,7 @@ def build_predictor(
         device: "" chooses.
         opts: overrides of the config.
         tta: whether images are augmented; see `RunConfig.augmented`.
+        optimized: on the CPU, predict with a copy that `mrcnn_plugin.optimize` makes of the model.
 
     Raises:
         ConfigError: the config, an override, the threshold or the weights are not usable.
@@ -168,6 +171,8 @@ def build_predictor(
     check_weights(weights, "--weights")
     model = config.build_model().eval()
     DetectionCheckpointer(model, whole=True).load(weights)
+    if optimized:
+        model = optimize_for_device(model)
     if tta:
         model = config.augmented(model, metadata)
     return Predictor(config, model, metadata, threshold)
