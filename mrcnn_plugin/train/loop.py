@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from detectron2.engine import SimpleTrainer, create_ddp_model, default_writers, hooks
+from detectron2.engine import SimpleTrainer, create_ddp_model, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
@@ -128,10 +134,10 @@ class _Run:
 
     def _writers(self, resume: bool) -> list[EventWriter]:
         config, trackers = self.config, self.config.training.trackers
-        writers = default_writers(config.output_dir, config.max_iter)
-        if "tensorboard" not in trackers:
-            for writer in [w for w in writers if isinstance(w, TensorboardXWriter)]:
-                writers.remove(writer)
+        metrics = os.path.join(config.output_dir, "metrics.json")
+        writers: list[EventWriter] = [CommonMetricPrinter(config.max_iter), JSONWriter(metrics)]
+        if "tensorboard" in trackers:
+            writers.append(TensorboardXWriter(config.output_dir))
         keys = saved_keys(config.output_dir)
         return [*writers, *tracker_writers(trackers, config.output_dir, keys, resume=resume)]
 
