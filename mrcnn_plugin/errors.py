@@ -23,3 +23,15 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; of an error that came from another process, its own last line."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # PyTorch's loaders and spawned processes hand over a traceback as text.
+    return (
+        lines[-1].partition(": ")[2] or lines[-1] if "Traceback (most recent call last)" in text else lines[0]
+    )

@@ -42,6 +42,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "--score-threshold", type=float, default=0.5, metavar="S", help="in [0, 1]; default 0.5"
     )
     parser.add_argument("--output", default="predictions", metavar="FOLDER", help="default: predictions")
+    parser.add_argument(
+        "--trust-run",
+        action="store_true",
+        help="let a run folder's config run code that it names; only for folders that you trust as a program",
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; chosen when not given")
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     return parser
@@ -109,6 +114,7 @@ def main(args: argparse.Namespace) -> int:
         threshold=args.score_threshold,
         device=args.device or "",
         opts=args.opts,
+        trusted=args.trust_run,
     )
     os.makedirs(args.output, exist_ok=True)
     failed = [f"{given}: no such file or folder" for given in missing]

@@ -90,7 +90,13 @@ class Predictor:
 
 
 def build_predictor(
-    config_file: str, weights: str = "", *, threshold: float = 0.5, device: str = "", opts: Sequence[str] = ()
+    config_file: str,
+    weights: str = "",
+    *,
+    threshold: float = 0.5,
+    device: str = "",
+    opts: Sequence[str] = (),
+    trusted: bool = False,
 ) -> Predictor:
     """Loads a config and its weights.
 
@@ -99,6 +105,8 @@ def build_predictor(
         threshold: least score, in [0, 1].
         device: "" chooses.
         opts: overrides of the config.
+        trusted: whether a YAML config, as a run folder's is, may name code that this package does not know
+            (`mrcnn_plugin.config.untrusted`). A Python file is code, and always runs.
 
     Raises:
         ConfigError: the config, an override, the threshold or the weights are not usable.
@@ -106,7 +114,7 @@ def build_predictor(
     """
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
-    config = load_config(config_file, opts)
+    config = load_config(config_file, opts, trusted=trusted)
     metadata = _metadata(config)
     fit_to_device(config, device)
     config.set_score_threshold(threshold)
