@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+
+#: The environment variable that, set to 1, lets the programs show the traceback behind a one-line error.
+TRACEBACK = "MRCNN_PLUGIN_TRACEBACK"
 
 
 class ConfigError(ValueError):
@@ -35,3 +40,29 @@ def first_line(error: BaseException) -> str:
     return (
         lines[-1].partition(": ")[2] or lines[-1] if "Traceback (most recent call last)" in text else lines[0]
     )
+
+
+_STORAGE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+}
+
+
+def storage_problem(error: BaseException | None) -> str | None:
+    """One line for a file that the system does not let be written or read; None for any other error.
+
+    Where one error came of another, as on closing a file that could not be written, both are looked at.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{os.strerror(error.errno)}"
+        error = error.__cause__ or error.__context__
+    return None

@@ -18,7 +18,7 @@ from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
 from mrcnn_plugin.errors import ConfigError, DatasetError
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
-from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet, refused
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
@@ -30,7 +30,15 @@ RECIPES = ("fine_tune",)
 class LazyRunConfig(RunConfig):
     """A run that a LazyConfig describes, its parts built by `instantiate`."""
 
-    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint")
+    keys = Keys(
+        batch_size="dataloader.train.total_batch_size",
+        init_checkpoint="train.init_checkpoint",
+        output_dir="train.output_dir",
+        device="train.device",
+        learning_rate="optimizer.lr",
+        scheduler="lr_multiplier",
+        num_workers="dataloader.train.num_workers",
+    )
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
         super().__init__(raw, path, overridden)
@@ -183,17 +191,37 @@ class LazyRunConfig(RunConfig):
     def _instantiate(self, key: str) -> Any:
         try:
             return instantiate(self._get(key))
-        except TypeError as error:
+        except (ConfigError, DatasetError):
+            raise
+        except Exception as error:
             # A component that takes any keyword argument has handed an override on to one that does not.
             unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             given = [k for k in self.overridden if unexpected and k.endswith(f".{unexpected[1]}")]
-            if not given:
-                raise
-            hint = nearest(given[0], lazy_keys(self.raw, given[0].rpartition(".")[0]))
-            raise unknown_key(given[0], hint) from error
+            if given:
+                hint = nearest(given[0], lazy_keys(self.raw, given[0].rpartition(".")[0]))
+                raise unknown_key(given[0], hint) from error
+            raise self._refused(key, error) from error
+
+    def _refused(self, key: str, error: Exception) -> ConfigError:
+        """Names the innermost component below `key` that cannot be built."""
+        node = self._get(key)
+        if OmegaConf.is_config(node):
+            for name in node if isinstance(node, DictConfig) else range(len(node)):
+                below = f"{key}.{name}"
+                try:
+                    instantiate(self._get(below))
+                except Exception as inner:
+                    return self._refused(below, inner)
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        return refused(key, getattr(target, "__qualname__", target), error)
 
     def build_model(self) -> nn.Module:
-        return self._instantiate("model").to(self.device)
+        model = self._instantiate("model")
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"model must be a component that is a torch.nn.Module, got {type(model).__name__}"
+            )
+        return model.to(self.device)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         params = self.raw.optimizer.params

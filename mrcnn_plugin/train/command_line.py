@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 from detectron2.engine import default_setup
@@ -22,6 +23,7 @@ from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
 
 from .evaluate import evaluate_weights
 from .loop import train
+from .run_folder import open_folder
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +112,8 @@ def _check_batch_size(config: RunConfig) -> None:
 
 
 def _open_run_folder(config: RunConfig, args: argparse.Namespace) -> None:
-    """Creates the run folder, with config, metadata and logs."""
+    """Creates the run folder, with config, metadata and logs, and keeps other runs out of it."""
+    _on_main_process(lambda: open_folder(config.output_dir, config.keys.output_dir))
     changed = changes(config) if args.resume and comm.is_main_process() else []
     # Without its config_file: it would print the whole file, which config.yaml in the run folder holds.
     default_setup(config.raw, argparse.Namespace(**{**vars(args), "config_file": ""}))
@@ -135,15 +138,20 @@ def check_data(config: RunConfig, *, training: bool) -> None:
     Raises:
         DatasetError: on every process, with what rank 0 found.
     """
-    problem = None
+    _on_main_process(lambda: _check_data(config, training))
+
+
+def _on_main_process(function: Callable[[], None]) -> None:
+    """Runs it on rank 0, while the others wait; what it raises of ours is raised by every process."""
+    problem: ConfigError | DatasetError | None = None
     if comm.is_main_process():
         try:
-            _check_data(config, training)
-        except DatasetError as error:
-            problem = str(error)
+            function()
+        except (ConfigError, DatasetError) as error:
+            problem = type(error)(str(error))
     problem = comm.all_gather(problem)[0]
     if problem is not None:
-        raise DatasetError(problem)
+        raise problem
 
 
 def _check_data(config: RunConfig, training: bool) -> None:

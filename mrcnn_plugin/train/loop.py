@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.utils import comm
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
 from mrcnn_plugin.config import Results, RunConfig
-from mrcnn_plugin.errors import Interrupted
+from mrcnn_plugin.errors import ConfigError, Interrupted
 from mrcnn_plugin.reporting import finish
 
 from .bfloat16_trainer import BFloat16Trainer
 from .evaluate import evaluate
+from .exact_resume import Batches, RunSeed, SeedEachStep, continue_at
+from .failures import explained
 from .hooks import InterruptCheckpointer, ProgressBar, StopSignals
+from .model_checks import check_anchors, check_frozen_norms, check_scheduler
+from .run_folder import cut_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +35,12 @@ def _distributed(model: nn.Module, config: RunConfig) -> nn.Module:
     return create_ddp_model(model, **config.ddp, **on_cpu)
 
 
-def _trainer(config: RunConfig, model: nn.Module) -> SimpleTrainer:
+def _trainer(config: RunConfig, model: nn.Module, batches: Batches) -> SimpleTrainer:
     kind = SimpleTrainer
     if config.amp:
         kind = AMPTrainer if config.device.startswith("cuda") else BFloat16Trainer
     optimizer = config.build_optimizer(model)
-    return kind(_distributed(model, config), config.build_train_loader(), optimizer)
+    return kind(_distributed(model, config), batches, optimizer)
 
 
 def train(config: RunConfig, *, resume: bool = False) -> SimpleTrainer:
@@ -45,13 +51,16 @@ def train(config: RunConfig, *, resume: bool = False) -> SimpleTrainer:
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; unless it came before the first step, there is a checkpoint.
+        ConfigError: the model or its schedule cannot be trained, or training has diverged or lost a process.
     """
     signals = StopSignals()
-    with signals:
+    with signals, explained(config):
+        seed, batches = RunSeed(), Batches()
         model = config.build_model()
+        check_anchors(model)
         logger.info(f"Model:\n{model}")
-        trainer = _trainer(config, model)
-        checkpointer = DetectionCheckpointer(trainer.model, config.output_dir, trainer=trainer)
+        trainer = _trainer(config, model, batches)
+        checkpointer = DetectionCheckpointer(trainer.model, config.output_dir, trainer=trainer, seed=seed)
         if not (resume and checkpointer.has_checkpoint()):
             _set_aside_metrics(config.output_dir)
         interrupt = InterruptCheckpointer(checkpointer, signals)
@@ -64,7 +73,10 @@ def train(config: RunConfig, *, resume: bool = False) -> SimpleTrainer:
             return results
 
         trainer.register_hooks(_hooks(config, trainer, model, checkpointer, interrupt, evaluate_now))
+        trainer.register_hooks([SeedEachStep(seed)])
         start = _load(config, checkpointer, trainer, resume)
+        if start < config.max_iter:
+            batches.source = _train_loader(config, seed, start)
         try:
             if start < config.max_iter:
                 trainer.train(start, config.max_iter)
@@ -88,8 +100,28 @@ def _load(
     if resume and not checkpointer.has_checkpoint():
         logger.info(f"--resume: no checkpoint in {config.output_dir} yet, starting from the beginning")
         check_weights(config.init_checkpoint, config.keys.init_checkpoint)
-    checkpointer.resume_or_load(config.init_checkpoint, resume=resume)
-    return trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    resumed = resume and checkpointer.has_checkpoint()
+    state = checkpointer.resume_or_load(config.init_checkpoint, resume=resume)
+    if not resumed:
+        check_frozen_norms(checkpointer.model, config.keys.init_checkpoint)
+        return 0
+    if "iteration" not in state:
+        raise ConfigError(
+            f"--resume: {checkpointer.get_checkpoint_file()} holds weights, but not the state of a training; "
+            f"start from it with {config.keys.init_checkpoint}=FILE in another folder"
+        )
+    start = trainer.iter + 1
+    if comm.is_main_process():
+        cut_metrics(config.output_dir, start)
+    return start
+
+
+def _train_loader(config: RunConfig, seed: RunSeed, start: int) -> Iterable[list[dict]]:
+    # The sampler draws its own seed when it is made.
+    np.random.seed(seed.value)
+    loader = config.build_train_loader()
+    continue_at(loader, seed, start)
+    return loader
 
 
 def _hooks(
@@ -101,9 +133,11 @@ def _hooks(
     evaluate_now,
 ) -> list[hooks.HookBase | None]:
     main_process = comm.is_main_process()
+    scheduler = config.build_scheduler(trainer.optimizer)
+    check_scheduler(scheduler, config.max_iter, config.keys.scheduler)
     return [
         hooks.IterationTimer(),
-        hooks.LRScheduler(trainer.optimizer, config.build_scheduler(trainer.optimizer)),
+        hooks.LRScheduler(trainer.optimizer, scheduler),
         *config.build_hooks(model),
         hooks.PeriodicCheckpointer(checkpointer, **config.checkpointer) if main_process else None,
         ProgressBar() if main_process and sys.stderr.isatty() else None,
