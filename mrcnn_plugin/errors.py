@@ -18,6 +18,10 @@ class DatasetError(ValueError):
     """A data set that cannot be used; its message is one line that names the file and how to fix it."""
 
 
+class ImageError(ValueError):
+    """An image file that cannot be read; its message is one line that says why, without the file's name."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived, and what was running has been left in good order.
 

@@ -94,29 +94,32 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
         candidates = self.resumable_checkpoints()
         for number, candidate in enumerate(candidates):
             if not is_intact(candidate):
-                logger.warning(
-                    f"{candidate} is damaged or missing; "
-                    + (
-                        "taking the checkpoint before it"
-                        if number + 1 < len(candidates)
-                        else "it is the last"
-                    )
-                )
+                if number + 1 < len(candidates):
+                    logger.warning(f"{candidate} is damaged or missing; looking at the checkpoint before it")
                 continue
             return self.load(candidate)
         raise ConfigError(
-            f"{self.save_dir} has no checkpoint that can be read (looked at {', '.join(candidates)}); "
+            f"{self.save_dir} has no checkpoint that can be read (looked at {len(candidates)}); "
             "start anew without --resume"
         )
+
+    def get_checkpoint_file(self) -> str:
+        """The path that the file last_checkpoint names; "" where there is none, or it names nothing."""
+        try:
+            path = super().get_checkpoint_file()
+        except ValueError:
+            # Not text: what a disk left of it.
+            return ""
+        return path if os.path.basename(path) else ""
 
     def resumable_checkpoints(self) -> list[str]:
         """Paths to resume from in the order to try: the last, then those before it, the newest first."""
         last = self.get_checkpoint_file()
         numbered = sorted(Path(self.save_dir).glob("model_[0-9]*.pth"), reverse=True)
-        number = Path(last).name
         # model_final is the newest of all; of numbered ones, none newer than the last is taken.
-        before = [str(path) for path in numbered if path.name < number]
-        return [last, *before]
+        newest = Path(last).name or "model_final.pth"
+        before = [str(path) for path in numbered if path.name < newest]
+        return [*filter(None, [last]), *before]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read_checkpoint(filename, allow_pickle=self.allow_pickle)

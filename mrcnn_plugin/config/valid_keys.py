@@ -104,8 +104,8 @@ def _target(node: DictConfig) -> Any:
 def _not_found(node: DictConfig, target: str, why: str) -> ConfigError:
     package = target.partition(".")[0]
     return ConfigError(
-        f"{node._get_full_key(None)}._target_ {target!r} cannot be imported ({why}); if it belongs to a package "
-        f"of your own, put the folder that holds {package!r} on the path: PYTHONPATH=FOLDER, or pip install it"
+        f"{node._get_full_key(None)}._target_ {target!r} cannot be imported ({why}); if it belongs to a "
+        f"package of your own, put the folder that holds {package!r} on the path: PYTHONPATH=FOLDER"
     )
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mrcnn_plugin.atomic_files import replacing, write_atomically
 from mrcnn_plugin.compat.warnings import silence_warnings
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, ImageError
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
 from .predictor import build_predictor, run_files
@@ -61,8 +61,9 @@ def find_images(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
     files, missing = [], []
     for given in inputs:
         if os.path.isdir(given):
-            found = sorted(str(p) for p in Path(given).iterdir() if p.suffix.lower() in _SUFFIXES)
-        elif os.path.exists(given):
+            entries = (p for p in Path(given).iterdir() if p.suffix.lower() in _SUFFIXES)
+            found = sorted(str(p) for p in entries if p.is_file())
+        elif os.path.isfile(given):
             found = [given]
         else:
             found = sorted(p for p in glob.glob(given, recursive=True) if os.path.isfile(p))
@@ -86,9 +87,21 @@ def _overlay_paths(files: Sequence[str], folder: str) -> Iterator[str]:
     """A PNG of the image's name for each; images of one name from several folders are numbered."""
     seen: Counter[str] = Counter()
     for file in files:
-        stem = Path(file).stem
+        stem = _short(Path(file).stem)
         seen[stem] += 1
         yield os.path.join(folder, f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png")
+
+
+def _short(stem: str) -> str:
+    """A file name that leaves room for endings and for the name that it has while it is written."""
+    # File systems count bytes, 255 of them; a cut in the middle of a character drops it.
+    return os.fsencode(stem)[:200].decode(errors="ignore") if len(os.fsencode(stem)) > 200 else stem
+
+
+def _shown(path: str) -> str:
+    """A path for the terminal, whatever bytes and control characters it is made of."""
+    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -123,15 +136,15 @@ def main(args: argparse.Namespace) -> int:
     for file, image_id, overlay in zip(bar, image_ids(files), _overlay_paths(files, args.output)):
         try:
             instances, image = predictor.predict(file)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            failed.append(f"{file}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        except ImageError as error:
+            failed.append(f"{_shown(file)}: {error}")
             tqdm.write(f"skipped {failed[-1]}", file=sys.stderr)
             continue
         results += predictor.coco_results(instances, image_id, file)
         picture = Image.fromarray(draw_predictions(image, instances, predictor.metadata))
         with replacing(overlay) as part:
             picture.save(part, format="PNG")
-        tqdm.write(f"{file}: {_summary(instances, predictor.metadata)} -> {overlay}")
+        tqdm.write(f"{_shown(file)}: {_summary(instances, predictor.metadata)} -> {_shown(overlay)}")
     path = os.path.join(args.output, "predictions.json")
     write_atomically(Path(path), json.dumps(results).encode())
     print(f"{len(results)} instances in {len(files) - len(failed) + len(missing)} images: {path}")

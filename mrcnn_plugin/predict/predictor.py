@@ -18,7 +18,8 @@ from torch import nn
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
 from mrcnn_plugin.config import RunConfig, dataset_metadata, fit_to_dataset, fit_to_device, load_config
 from mrcnn_plugin.data import load_metadata
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.data.images import IMAGE_ERRORS, deep_mode, unreadable
+from mrcnn_plugin.errors import ConfigError, ImageError, first_line
 from mrcnn_plugin.evaluation import instances_to_coco_json
 from mrcnn_plugin.modeling import returning_masks_as
 
@@ -55,15 +56,20 @@ class Predictor:
             `pred_masks_rle` where the model is a MaskRCNN with masks; and the image, (H, W, 3) uint8 RGB.
 
         Raises:
-            OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: the file is not an image.
+            ImageError: the file is not an image that can be read; one line that says why.
         """
-        model_input, image = self._read(path)
+        try:
+            model_input, image = self._read(path)
+        except IMAGE_ERRORS as error:
+            raise ImageError(unreadable(path) or first_line(error)) from error
         with returning_masks_as(self.model, "rle"):
             instances = self.model([model_input])[0]["instances"]
         return instances[instances.scores >= self.threshold].to("cpu"), image
 
     def _read(self, path: str) -> tuple[dict, np.ndarray]:
         mapper: Any = self._mapper
+        if not os.path.isfile(path) or deep_mode(path):
+            raise ValueError(path)
         if type(mapper) is not DatasetMapper:
             # Whatever a mapper of one's own does between file and tensor is its own business.
             return mapper({"file_name": path, "image_id": 0}), utils.read_image(path, format="RGB")

@@ -1,13 +1,14 @@
 """Runs that a resume does not change: their random numbers and their images follow from the iteration alone.
 
-Detectron2 starts its samplers and generators anew when a run is resumed, so that it sees other images in
-another order than one that was never broken. Here each iteration draws from a generator seeded by (seed of the
-run, process, iteration), each image is augmented from one seeded by (seed, process, place in the order), and a
-resumed run takes up the order where the checkpoint left it.
+Detectron2 starts its samplers and generators anew when a run is resumed, so that it sees the images in
+another order than one that was never broken. Here each iteration draws from generators seeded by (seed of
+the run, process, iteration), each image is augmented from generators seeded by (seed, process, place in the
+order), and a resumed run takes up the order where the checkpoint left it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
@@ -20,6 +21,8 @@ from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mrcnn_plugin.data.images import skip_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,8 @@ _STEP, _IMAGE = 0, 1
 
 def _seed_all(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed)
+    # The transforms of Detectron2 draw from NumPy's global generator.
+    np.random.seed(seed)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
 
 
@@ -70,15 +74,35 @@ class Batches:
         self.source: Iterable[list[dict]] = ()
 
     def __iter__(self) -> Iterator[list[dict]]:
-        # A generator: nothing of it runs before the first batch.
-        yield from self.source
+        # A generator: nothing of it runs before the first batch. What the loader draws, as when its first
+        # batch starts it, is not drawn from the step's generators.
+        with _set_aside():
+            batches = iter(self.source)
+        while True:
+            with _set_aside():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+@contextlib.contextmanager
+def _set_aside() -> Iterator[None]:
+    """Leaves the generators of Python, NumPy and PyTorch's CPU as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
 
 
 def continue_at(loader: Iterable[list[dict]], seed: RunSeed, start: int) -> None:
     """Makes a training loader that Detectron2 built give the batches from iteration `start` on.
 
-    In place, before anything was read from it. A loader of another form is left as it is: a resumed run then
-    sees images in a new order, which the log says.
+    In place, before anything was read from it; images that cannot be read are left out by name. A loader of
+    another form is left as it is: a resumed run then sees images in a new order, which the log says.
     """
     inner = loader.dataset if isinstance(loader, AspectRatioGroupedDataset) else loader
     items = inner.dataset if isinstance(inner, DataLoader) else None
@@ -98,6 +122,7 @@ def continue_at(loader: Iterable[list[dict]], seed: RunSeed, start: int) -> None
     if start:
         sides = _Sides(items.dataset) if grouped else None
         order.skip(start, batch_size, sides)
+    skip_unreadable(items.dataset)
     items.sampler = order
     items.dataset = _SeededDataset(items.dataset, seed)
 
@@ -154,7 +179,7 @@ class _Sides:
 
 
 class _SeededDataset(Dataset):
-    """A mapped data set whose mapper draws the same numbers whenever it is given the same place in the order."""
+    """A mapped data set whose mapper draws the same numbers for the same place in the order."""
 
     def __init__(self, dataset: Any, seed: RunSeed) -> None:
         self._dataset = dataset
@@ -166,11 +191,5 @@ class _SeededDataset(Dataset):
 
     def __getitem__(self, code: int) -> dict:
         place, index = divmod(code, len(self._dataset))
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         _seed_all(self._seed.derived(_IMAGE, self._rank, place))
-        try:
-            return self._dataset[index]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        return self._dataset[index]

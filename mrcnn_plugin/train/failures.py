@@ -54,8 +54,8 @@ def explanation(error: BaseException, config: RunConfig) -> str | None:
     text = str(error)
     if isinstance(error, FloatingPointError):
         return (
-            f"training has diverged: {first_line(error)} Lower {config.keys.learning_rate}, warm up for longer, or "
-            f"clip gradients; {_CONTINUE}, which may have to be an earlier one"
+            f"training has diverged ({first_line(error)}): lower {config.keys.learning_rate}, warm up for "
+            f"longer, or clip gradients; {_CONTINUE}, which may have to be an earlier one"
         )
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
         return f"out of memory: lower {config.keys.batch_size} or the size of the input ({first_line(error)})"
@@ -65,9 +65,9 @@ def explanation(error: BaseException, config: RunConfig) -> str | None:
             f"{config.keys.num_workers} or the size of the input; {_CONTINUE}"
         )
     if "insufficient shared memory (shm)" in text or "unable to open shared memory object" in text:
-        return f"no room in /dev/shm for the batches; enlarge it, or set {config.keys.num_workers}=0; {_CONTINUE}"
+        return f"no room in /dev/shm for the batches: enlarge it, or set {config.keys.num_workers}=0"
     lost = isinstance(error, dist.DistBackendError) or _LOST.search(text)
     if comm.get_world_size() > 1 and isinstance(error, RuntimeError | OSError) and lost:
-        return f"another process of this run has ended ({first_line(error)}); its own message says why; {_CONTINUE}"
+        return f"another process of this run has ended ({first_line(error)}); {_CONTINUE}"
     problem = storage_problem(error)
     return f"{problem}; {_CONTINUE}" if problem else None

@@ -117,8 +117,8 @@ def _load(
 
 
 def _train_loader(config: RunConfig, seed: RunSeed, start: int) -> Iterable[list[dict]]:
-    # The sampler draws its own seed when it is made.
-    np.random.seed(seed.value)
+    # Detectron2's samplers draw their own seeds from NumPy's global generator when they are made.
+    np.random.seed(seed.value)  # noqa: NPY002
     loader = config.build_train_loader()
     continue_at(loader, seed, start)
     return loader

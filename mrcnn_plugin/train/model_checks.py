@@ -26,8 +26,8 @@ def check_anchors(model: nn.Module) -> None:
     missing = [name for name in features if name not in maps]
     if missing:
         raise ConfigError(
-            f"model.proposal_generator.in_features (YAML: MODEL.RPN.IN_FEATURES) names {missing[0]!r}, but the "
-            f"backbone gives {', '.join(maps)}"
+            f"model.proposal_generator.in_features (YAML: MODEL.RPN.IN_FEATURES) names {missing[0]!r}, but "
+            f"the backbone gives {', '.join(maps)}"
         )
     counts = getattr(generator, "num_cell_anchors", None)
     if counts is not None and len(counts) != len(features):
@@ -66,10 +66,10 @@ def check_frozen_norms(model: nn.Module, key: str) -> None:
     frozen = [module for module in model.modules() if type(module).__name__.startswith("FrozenBatchNorm")]
     if frozen and all(map(_is_identity, frozen)):
         raise ConfigError(
-            f"the model has frozen normalisation (FrozenBN) on random weights, which does not train: either give "
-            f"pre-trained weights, {key}=FILE, or train the normalisation too, with norms BN, GN or SyncBN and "
-            "freeze_at=0 (for a ResNet: model.backbone.bottom_up.stages.norm=BN, .stem.norm=BN, .freeze_at=0; "
-            "YAML: MODEL.RESNETS.NORM BN MODEL.BACKBONE.FREEZE_AT 0)"
+            "the model has frozen normalisation (FrozenBN) on random weights, which does not train: either "
+            f"give pre-trained weights, {key}=FILE, or train the norms as well, as BN, GN or SyncBN with "
+            "freeze_at 0 (of a ResNet below an FPN: model.backbone.bottom_up.stem.norm=BN, .stages.norm=BN "
+            "and .freeze_at=0; YAML: MODEL.RESNETS.NORM BN MODEL.BACKBONE.FREEZE_AT 0)"
         )
 
 

@@ -163,8 +163,8 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
     """`launch`, with an exit status in place of errors that a person can fix.
 
     Returns:
-        0, or what `main` returned; 2 after a ConfigError or DatasetError, or a file that the system does not let
-        be written, each printed as one line; 128 + signal after SIGINT or SIGTERM.
+        0, or what `main` returned; 2 after a ConfigError or DatasetError, or where the system does not let a
+        file be written, each printed as one line; 128 + signal after SIGINT or SIGTERM.
     """
     try:
         return launch(main, *launch_args) or 0

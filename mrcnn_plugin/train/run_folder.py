@@ -1,4 +1,4 @@
-"""The folder of a run: kept to one run at a time, and left by a killed one in a state that can be gone on from."""
+"""The folder of a run: kept to one run at a time, and put in order after one that was killed."""
 
 from __future__ import annotations
 
