@@ -142,7 +142,8 @@ def check_tensors(state_dict: dict[str, Any], path: str | Path) -> None:
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
             continue
-        plain = value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        plain = plain and not (value.is_quantized or value.is_complex())
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise DamagedCheckpointError(
                 f"{path}: {name!r}, of shape {tuple(value.shape)}, is not a tensor that is held in full"
