@@ -176,6 +176,11 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
             os.fsync(file.fileno())
         self.tag_last_checkpoint(os.path.basename(path))
 
+    def restore_final(self, *, iteration: int) -> None:
+        """Writes model_final anew where it is damaged, or was not reached before the run was killed."""
+        if self.save_to_disk and not is_intact(os.path.join(self.save_dir, "model_final.pth")):
+            self.save("model_final", iteration=iteration)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes this file the one that `--resume` continues from."""
         write_atomically(Path(self.save_dir, "last_checkpoint"), last_filename_basename.encode())

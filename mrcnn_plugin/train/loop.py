@@ -82,6 +82,7 @@ def train(config: RunConfig, *, resume: bool = False) -> SimpleTrainer:
                 trainer.train(start, config.max_iter)
             else:
                 logger.info(f"Already trained to iteration {config.max_iter}; evaluating")
+                checkpointer.restore_final(iteration=start - 1)
                 evaluate_now()
         except Interrupted as stop:
             # An evaluation between two steps was broken off: the step before it is not yet saved.

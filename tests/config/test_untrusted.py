@@ -43,7 +43,7 @@ CODE = {
     "timm's own loading": (
         "model: {_target_: mrcnn_plugin.modeling.TimmBackbone, name: r, model_args: {checkpoint_path: /x}}"
     ),
-    "an evaluator, which writes files": "model: {_target_: detectron2.evaluation.COCOEvaluator, dataset_name: x}",
+    "an evaluator, which writes files": "model: {_target_: detectron2.evaluation.COCOEvaluator}",
     "in a list": "model: [1, [{_target_: os.system}]]",
     "in another section": "dataloader: {train: {mapper: {_target_: antigravity.fly}}}",
 }

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 from drills.forked import Run, shapes
-from helpers.tiny_runs import TINY, metrics_of, tiny_arguments
+from helpers.tiny_runs import metrics_of, tiny_arguments
+
+from mrcnn_plugin.data import register_shapes_set
 
 ENDLESS = "train.max_iter=100000"
 NO_TEST = "dataloader.evaluator=null"
@@ -73,10 +75,9 @@ def small_disk(folder: Path, megabytes: float = 1) -> Iterator[Path]:
 def fill(folder: Path, leave: int = 0) -> Path:
     """A file that takes all room but `leave` bytes."""
     path = folder / "filler"
-    with path.open("wb") as file, contextlib.suppress(OSError):
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()
     if leave:
         os.truncate(path, max(0, path.stat().st_size - leave))
     return path
@@ -162,9 +163,10 @@ def full_disk_at_the_predictions(root: Path) -> dict:
 @drill
 def full_disk_at_drawn_data(root: Path) -> dict:
     with small_disk(root / "disk", 0.2) as disk:
-        arguments = ["--config-file", str(TINY), f"train.output_dir={root / 'run'}"]
+        for split in ("train", "val"):
+            register_shapes_set(f"drill_{split}", str(disk), "shapes", split)
         run = Run(
-            root / "full.log", arguments, prepare=lambda: os.environ.update(DETECTRON2_DATASETS=str(disk))
+            root / "full.log", tiny_arguments({"train": "drill_train", "val": "drill_val"}, root / "run")
         )
         run.wait()
         return row(run)
@@ -255,6 +257,7 @@ def rank_killed_under_torchrun(root: Path) -> dict:
 def main(folder: Path, names: list[str]) -> dict[str, dict]:
     rows = {}
     for name in names or DRILLS:
+        print(name, file=sys.stderr, flush=True)
         root = folder / name
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
@@ -262,6 +265,7 @@ def main(folder: Path, names: list[str]) -> dict[str, dict]:
             rows[name] = DRILLS[name](root)
         except Exception as error:
             rows[name] = {"failed": f"{type(error).__name__}: {error}"[-1500:]}
+        print(json.dumps(rows[name]), file=sys.stderr, flush=True)
     return rows
 
 

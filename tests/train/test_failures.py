@@ -67,12 +67,9 @@ def test_another_process_that_has_ended(config, monkeypatch):
 
 
 def test_a_full_disk_is_seen_through_the_errors_that_follow_it():
-    with pytest.raises(RuntimeError, match="on closing") as raised:
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device", "x")
-        finally:
-            raise RuntimeError("on closing")
-    assert storage_problem(raised.value) == "x: No space left on device"
+    error = RuntimeError("on closing")
+    error.__context__ = OSError(errno.ENOSPC, "No space left on device", "x")
+    assert storage_problem(error) == "x: No space left on device"
     assert storage_problem(OSError(errno.ECONNRESET, "reset")) is None
     assert storage_problem(None) is None
 
