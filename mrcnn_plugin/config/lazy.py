@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
-from mrcnn_plugin.errors import ConfigError, DatasetError
+from mrcnn_plugin.errors import ConfigError, DatasetError, first_line
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
 from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet, refused
@@ -59,6 +59,23 @@ class LazyRunConfig(RunConfig):
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
+
+    def check_numbers(self) -> None:
+        """Raises ConfigError where a setting of the loop is not a whole number in a range that makes sense."""
+        for key, value, low, high in (
+            ("train.max_iter", self.max_iter, 0, 10**9),
+            ("train.eval_period", self.eval_period, 0, 10**9),
+            ("train.log_period", self.log_period, 1, 10**9),
+            ("train.checkpointer.period", self.checkpointer.get("period", 1), 1, 10**9),
+            # Too few are told together with the number of processes.
+            (self.keys.batch_size, self.batch_size, -(10**9), 100_000),
+            (self.keys.num_workers, self._get(self.keys.num_workers), 0, 1000),
+            ("dataloader.test.num_workers", self._get("dataloader.test.num_workers"), 0, 1000),
+        ):
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"{key} must be a whole number from {low} to {high}, got {value!r}")
 
     def _is_overridden(self, key: str) -> bool:
         """Whether the command line has set the key, or a group that holds it."""
@@ -285,4 +302,10 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
         raise ConfigError(
             f"{path} is not a LazyConfig of Detectron2's shape: it does not define {', '.join(missing)}"
         )
-    return LazyRunConfig(raw, path, overridden)
+    try:
+        config = LazyRunConfig(raw, path, overridden)
+    except (TypeError, ValueError, AttributeError) as error:
+        why = first_line(error)
+        raise ConfigError(f"{path}: a section does not have the form of Detectron2's: {why}") from error
+    config.check_numbers()
+    return config

@@ -72,35 +72,39 @@ def skip_unreadable(dataset: Any) -> None:
     if isinstance(dataset, MapDataset):
         mapper = dataset._map_func
         own = type(getattr(mapper, "_obj", mapper)) is DatasetMapper
-        dataset._map_func = _Skipping(mapper, min(len(dataset), _MOST_IN_A_ROW), own)
+        dataset._map_func = _Skipping(mapper, len(dataset), own)
 
 
 class _Skipping:
     """A mapper that gives None for an image that cannot be read."""
 
-    def __init__(self, mapper: Callable[[dict], dict | None], most: int, is_detectron2s: bool) -> None:
+    def __init__(self, mapper: Callable[[dict], dict | None], images: int, is_detectron2s: bool) -> None:
         self._mapper = mapper
-        self._most = most
+        self._images = images
         self._is_detectron2s = is_detectron2s
         self._in_a_row = 0
+        self._broken: set[tuple] = set()
         self._named: set[str] = set()
 
     def __call__(self, dataset_dict: dict) -> dict | None:
         name = dataset_dict.get("file_name", "")
+        which = name, dataset_dict.get("image_id")
         try:
             mapped = self._mapper(dataset_dict)
         except Exception as error:
             why = self._why(name, error)
             self._in_a_row += 1
-            if self._in_a_row >= self._most:
+            self._broken.add(which)
+            if self._in_a_row >= _MOST_IN_A_ROW or len(self._broken) >= self._images:
                 raise DatasetError(
-                    f"{name}: {why}; {self._in_a_row} images in a row could not be read"
+                    f"{name}: {why}; nor could {self._in_a_row - 1} images before it be read"
                 ) from error
             if name not in self._named:
                 self._named.add(name)
                 logger.warning(f"skipped {name}: {why}")
             return None
         self._in_a_row = 0
+        self._broken.discard(which)
         return mapped
 
     def _why(self, name: str, error: Exception) -> str:

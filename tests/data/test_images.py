@@ -91,10 +91,18 @@ def test_a_file_that_is_replaced_while_it_is_read_from(files, tmp_path, caplog):
     assert dataset[1]["id"] == 1
 
 
-def test_data_without_one_image_that_can_be_read_ends(files):
+def test_data_without_one_image_that_can_be_read_ends(files, tmp_path):
     dataset = mapped([files[name] for name in ("cut", "empty", "missing")])
-    with pytest.raises(DatasetError, match=r"3 images in a row could not be read"):
+    with pytest.raises(DatasetError, match="nor could 2 images before it be read"):
         dataset[0]
+    # One was known to be broken before the others were.
+    paths = [files["cut"], *(picture(tmp_path / f"{i}.png") for i in range(3))]
+    dataset = mapped(paths)
+    assert dataset[0]["id"] > 0
+    for path in paths:
+        Path(path).write_bytes(b"")
+    with pytest.raises(DatasetError, match="the file is empty; nor could 2"):
+        dataset[1]
 
 
 def test_annotations_that_the_mapper_cannot_use_are_one_line(files):
