@@ -61,7 +61,7 @@ class LazyRunConfig(RunConfig):
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
 
     def check_numbers(self) -> None:
-        """Raises ConfigError where a setting of the loop is not a whole number in a range that makes sense."""
+        """Raises ConfigError where a setting of the loop is not a whole number of a sensible size."""
         for key, value, low, high in (
             ("train.max_iter", self.max_iter, 0, 10**9),
             ("train.eval_period", self.eval_period, 0, 10**9),
