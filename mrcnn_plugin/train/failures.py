@@ -12,7 +12,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from mrcnn_plugin.config import RunConfig
-from mrcnn_plugin.errors import ConfigError, DatasetError, first_line, storage_problem
+from mrcnn_plugin.errors import ConfigError, DatasetError, DivergedError, first_line, storage_problem
 
 _CONTINUE = "--resume continues from the last checkpoint"
 # How gloo and NCCL say that the other end is gone.
@@ -46,7 +46,7 @@ def explained(config: RunConfig) -> Iterator[None]:
 
 
 def _is_known(error: BaseException) -> bool:
-    return isinstance(error, ConfigError | DatasetError)
+    return isinstance(error, ConfigError | DatasetError | DivergedError)
 
 
 def explanation(error: BaseException, config: RunConfig) -> str | None:

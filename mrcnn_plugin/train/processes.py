@@ -21,6 +21,7 @@ from mrcnn_plugin.errors import (
     TRACEBACK,
     ConfigError,
     DatasetError,
+    DivergedError,
     Interrupted,
     first_line,
     storage_problem,
@@ -164,7 +165,8 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
 
     Returns:
         0, or what `main` returned; 2 after a ConfigError or DatasetError, or where the system does not let a
-        file be written, each printed as one line; 128 + signal after SIGINT or SIGTERM.
+        file be written, each printed as one line; 1 after a DivergedError, printed in a few; 128 + signal
+        after SIGINT or SIGTERM.
     """
     try:
         return launch(main, *launch_args) or 0
@@ -182,8 +184,15 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
     except mp.ProcessExitedException as error:
         _print_error(f"a process of this run has ended: {first_line(error)}; --resume continues it")
         return 1
+    except DivergedError as error:
+        _print_error(str(error), everywhere=error.of_one_process)
+        return 1
     except mp.ProcessRaisedException as error:
         # A spawned process hands over its traceback only as text.
+        diverged = re.search(r"^[\w.]*\bDivergedError: (.*)", str(error), re.MULTILINE | re.DOTALL)
+        if diverged:
+            _print_error(diverged[1].strip())
+            return 1
         known = re.findall(r"^[\w.]*\b(?:ConfigError|DatasetError): (.*)", str(error), re.MULTILINE)
         if not known:
             raise
@@ -201,6 +210,6 @@ def _own_text(error: Exception) -> str:
     return first_line(error) if "\n" in str(error) else str(error)
 
 
-def _print_error(text: str) -> None:
-    if int(os.environ.get("RANK", 0)) == 0:
+def _print_error(text: str, *, everywhere: bool = False) -> None:
+    if everywhere or int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {text}", file=sys.stderr, flush=True)
