@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import Metadata
 
 from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.errors import DatasetError, first_line
 
 _FIELDS = (
     "thing_classes",
@@ -26,10 +28,48 @@ def save_metadata(metadata: Metadata, path: str) -> None:
 
 
 def load_metadata(path: str) -> Metadata:
-    """Reads what `save_metadata` wrote."""
-    with open(path) as file:
-        fields = json.load(file)
-    ids = fields.get("thing_dataset_id_to_contiguous_id")
-    if ids is not None:
-        fields["thing_dataset_id_to_contiguous_id"] = {int(key): value for key, value in ids.items()}
+    """Reads what `save_metadata` wrote.
+
+    Raises:
+        DatasetError: the file is not that, or does not fit together.
+    """
+    try:
+        fields = json.loads(Path(path).read_bytes())
+        ids = fields.get("thing_dataset_id_to_contiguous_id")
+        if ids is not None:
+            fields["thing_dataset_id_to_contiguous_id"] = {int(key): value for key, value in ids.items()}
+        fields = {name: fields[name] for name in _FIELDS if name in fields}
+        _check(fields)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise DatasetError(f"{path} is not the metadata of a run: {first_line(error)}") from error
     return Metadata().set(**fields)
+
+
+def _check(fields: dict[str, Any]) -> None:
+    """Raises ValueError where a field is not of the form that drawing and writing of results rely on."""
+    for name in ("thing_classes", "keypoint_names"):
+        names = fields.get(name, [])
+        if not (isinstance(names, list) and all(isinstance(text, str) for text in names)):
+            raise ValueError(f"{name} must be a list of names")
+    number = len(fields.get("thing_classes", []))
+    colors = fields.get("thing_colors", [[0, 0, 0]] * number)
+    if len(colors) != number or not all(map(_is_color, colors)):
+        raise ValueError("thing_colors must be one [red, green, blue] for each class")
+    ids = fields.get("thing_dataset_id_to_contiguous_id", {})
+    if ids and sorted(ids.values()) != list(range(number)):
+        raise ValueError("thing_dataset_id_to_contiguous_id must give each class one id")
+    keypoints = set(fields.get("keypoint_names", []))
+    for name, length in (("keypoint_flip_map", 2), ("keypoint_connection_rules", 3)):
+        for row in fields.get(name, []):
+            if len(row) != length or not {row[0], row[1]} <= keypoints:
+                raise ValueError(f"{name} must join keypoints that keypoint_names has")
+    if not all(_is_color(row[2]) for row in fields.get("keypoint_connection_rules", [])):
+        raise ValueError("keypoint_connection_rules must have a [red, green, blue] each")
+
+
+def _is_color(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(part, int | float) and 0 <= part <= 255 for part in value)
+    )

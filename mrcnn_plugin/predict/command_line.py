@@ -55,6 +55,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "--score-threshold", type=float, default=0.5, metavar="S", help="in [0, 1]; default 0.5"
     )
     parser.add_argument("--output", default="predictions", metavar="FOLDER", help="default: predictions")
+    parser.add_argument(
+        "--trust-run",
+        action="store_true",
+        help="let a run folder's config run code that it names; only for folders that you trust as a program",
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; chosen when not given")
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     what = parser.add_argument_group("what is read and written")
@@ -125,6 +130,7 @@ def main(args: argparse.Namespace) -> int:
         threshold=args.score_threshold,
         device=args.device or "",
         opts=args.opts,
+        trusted=args.trust_run,
         tta=args.tta,
         optimized=not args.no_optimize,
     )

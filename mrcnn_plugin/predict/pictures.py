@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mrcnn_plugin.atomic_files import replacing
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .inputs import Picture
+from .inputs import Picture, shown
 from .predictor import Predictor
 from .reading_ahead import Behind, ahead
 from .results_log import ResultsLog
@@ -163,7 +163,7 @@ def _record(
     entries, lines = [], []
     for picture, result in zip(batch, results):
         if isinstance(result, _Failure):
-            failed.append(f"{picture.path}: {result.message}")
+            failed.append(f"{shown(picture.path)}: {result.message}")
             tqdm.write(f"skipped {failed[-1]}", file=sys.stderr)
             continue
         instances = result[0]
@@ -175,10 +175,10 @@ def _record(
             )
         )
         arrow = "" if picture.overlay is None else f" -> {picture.overlay}"
-        lines.append(f"{picture.path}: {summary(instances, predictor.metadata)}{arrow}")
+        lines.append(f"{shown(picture.path)}: {summary(instances, predictor.metadata)}{arrow}")
     log.append(entries)
     for line in lines:
-        tqdm.write(line)
+        tqdm.write(shown(line))
 
 
 def _draw(

@@ -34,7 +34,10 @@ from .diverged import explain
 from .ema import WeightAverage
 from .evaluate import evaluate
 from .evaluation_hooks import BestCheckpointer, EarlyStopping, Evaluation, StopEarly, UnknownMetric
+from .failures import explained
 from .hooks import InterruptCheckpointer, ProgressBar, StepSeed, StopSignals
+from .model_checks import check_anchors, check_frozen_norms, check_scheduler
+from .run_folder import cut_metrics
 from .trackers import tracker_writers
 from .trainer import NonFiniteLoss, Trainer
 from .validation_loss import validation_losses
@@ -108,10 +111,12 @@ class _Run:
         config, keys, trainer = self.config, self.config.training, self.trainer
         main_process = comm.is_main_process()
         best, stopping = keys.best_checkpoint, keys.early_stopping
+        scheduler = config.build_scheduler(trainer.optimizer)
+        check_scheduler(scheduler, config.max_iter, config.keys.scheduler)
         return [
             StepSeed(_seed(config)),
             hooks.IterationTimer(),
-            hooks.LRScheduler(trainer.optimizer, config.build_scheduler(trainer.optimizer)),
+            hooks.LRScheduler(trainer.optimizer, scheduler),
             *config.build_hooks(self.model),
             self.average,
             hooks.PeriodicCheckpointer(self.checkpointer, **config.checkpointer) if main_process else None,
@@ -147,9 +152,20 @@ class _Run:
         if resume and not checkpointer.has_checkpoint():
             logger.info(f"--resume: no checkpoint in {config.output_dir} yet, starting from the beginning")
             check_weights(config.init_checkpoint, config.keys.init_checkpoint)
-        checkpointer.resume_or_load(config.init_checkpoint, resume=resume)
-        start = self.trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+        resumed = resume and checkpointer.has_checkpoint()
+        state = checkpointer.resume_or_load(config.init_checkpoint, resume=resume)
+        if not resumed:
+            check_frozen_norms(checkpointer.model, config.keys.init_checkpoint)
+            return 0
+        if "iteration" not in state:
+            raise ConfigError(
+                f"--resume: {checkpointer.get_checkpoint_file()} holds weights, but not the state of a "
+                f"training; start from it with {config.keys.init_checkpoint}=FILE in another folder"
+            )
+        start = self.trainer.iter + 1
         self.trainer.data_loader.batches = start * self.trainer.accumulate
+        if comm.is_main_process():
+            cut_metrics(config.output_dir, start)
         return start
 
     def train(self, start: int) -> None:
@@ -169,6 +185,7 @@ class _Run:
     def evaluate_only(self) -> None:
         """The end of a run whose last step is done: evaluation, and whether that is the best one."""
         logger.info(f"Already trained to iteration {self.config.max_iter}; evaluating")
+        self.checkpointer.restore_final(iteration=self.config.max_iter - 1)
         self.trainer.iter = self.trainer.max_iter = self.config.max_iter
         after_evaluation = [h for h in self.trainer._hooks if isinstance(h, Evaluation | BestCheckpointer)]
 
@@ -210,11 +227,13 @@ def train(config: RunConfig, *, resume: bool = False) -> SimpleTrainer:
     Raises:
         Interrupted: SIGINT or SIGTERM came; unless it came before the first step, there is a checkpoint.
         DivergedError: a loss is not finite.
-        ConfigError: the evaluation lacks a metric that a key names.
+        ConfigError: the evaluation lacks a metric that a key names; the model or its schedule cannot be
+            trained; or the system ended the training.
     """
     signals = StopSignals()
-    with signals:
+    with signals, explained(config):
         model = config.build_model()
+        check_anchors(model)
         logger.info(f"Model:\n{model}")
         trainer = _trainer(config, model)
         checkpointer = DetectionCheckpointer(trainer.model, config.output_dir, trainer=trainer)
