@@ -5,7 +5,7 @@ from mrcnn_plugin.errors import DatasetError
 from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
 from .coco_summary import CocoSummary, summarize
-from .metadata import load_metadata, save_metadata
+from .metadata import load_metadata, metadata_fields, metadata_of, save_metadata
 from .registration import (
     CUSTOM_PREFIX,
     as_names,
@@ -31,6 +31,8 @@ __all__ = [
     "ensure_semantic_labels",
     "hold_out",
     "load_metadata",
+    "metadata_fields",
+    "metadata_of",
     "register_cityscapes",
     "register_semantic",
     "register_semantic_sets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import Metadata
 
@@ -21,14 +22,23 @@ _FIELDS = (
 
 def save_metadata(metadata: Metadata, path: str) -> None:
     """Writes names, colours, category ids and keypoints as JSON."""
-    fields = {name: metadata.get(name) for name in _FIELDS if metadata.get(name) is not None}
-    write_atomically(Path(path), json.dumps(fields, indent=1).encode())
+    write_atomically(Path(path), json.dumps(metadata_fields(metadata), indent=1).encode())
+
+
+def metadata_fields(metadata: Metadata) -> dict[str, Any]:
+    """Names, colours, category ids and keypoints, as far as there are any."""
+    return {name: metadata.get(name) for name in _FIELDS if metadata.get(name) is not None}
 
 
 def load_metadata(path: str) -> Metadata:
     """Reads what `save_metadata` wrote."""
     with open(path) as file:
-        fields = json.load(file)
+        return metadata_of(json.load(file))
+
+
+def metadata_of(fields: dict[str, Any]) -> Metadata:
+    """The inverse of `metadata_fields`, also after a way through JSON."""
+    fields = dict(fields)
     ids = fields.get("thing_dataset_id_to_contiguous_id")
     if ids is not None:
         fields["thing_dataset_id_to_contiguous_id"] = {int(key): value for key, value in ids.items()}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch._meta_registrations
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> Exporte
     channels = len(graph.model.pixel_mean)
     image = torch.zeros((height, width, channels), dtype=torch.uint8)
     sides = None if size else {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
-    with torch.no_grad(), _without_size_checks(graph):
+    with torch.no_grad(), _without_size_checks(graph), any_sizes():
         return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
 
 
@@ -48,6 +50,23 @@ def _without_size_checks(module: nn.Module) -> Iterator[None]:
     finally:
         for one in convolutions:
             del one.forward
+
+
+@contextlib.contextmanager
+def any_sizes() -> Iterator[None]:
+    """Lets torch work with the sizes of maps without asking for their values, which would bind the graph.
+
+    Its rule for pooled sizes asks whether a division is exact in order to round negative numbers, which sizes
+    are not; oneDNN's choice of a convolution asks whether the input is large.
+    """
+    rules: Any = torch._meta_registrations
+    before = rules.div_rtn
+    rules.div_rtn = lambda x, y: x // y
+    try:
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        rules.div_rtn = before
 
 
 def _conv2d(self: Conv2d, x: Tensor) -> Tensor:

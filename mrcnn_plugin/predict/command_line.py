@@ -22,7 +22,8 @@ from mrcnn_plugin.compat.warnings import silence_warnings
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .predictor import build_predictor, run_files
+from .exported import ExportedPredictor
+from .predictor import Predictor, build_predictor, run_files
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 
@@ -36,6 +37,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, folders, or quoted globs")
     parser.add_argument("--run", metavar="FOLDER", help="a run folder of train_net.py, for both")
+    parser.add_argument("--model", metavar="FILE", help="a file that export.py wrote, for all of it")
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
     parser.add_argument(
@@ -95,21 +97,17 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         ConfigError, DatasetError: the command line is wrong.
     """
-    if bool(args.run) == bool(args.config_file):
-        raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
+    given = [name for name in ("run", "config_file", "model") if getattr(args, name)]
+    if len(given) != 1:
+        raise ConfigError(
+            "give either --run FOLDER, or --config-file FILE with --weights FILE, or --model FILE"
+        )
     silence_warnings()
-    config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
     files, missing = find_images(args.inputs)
     if not files:
         raise ConfigError(f"no images found: {', '.join(missing or args.inputs)}")
     setup_logger(name="fvcore")
-    predictor = build_predictor(
-        config_file,
-        args.weights or weights,
-        threshold=args.score_threshold,
-        device=args.device or "",
-        opts=args.opts,
-    )
+    predictor = _predictor(args)
     os.makedirs(args.output, exist_ok=True)
     failed = [f"{given}: no such file or folder" for given in missing]
     results = []
@@ -132,6 +130,27 @@ def main(args: argparse.Namespace) -> int:
     if failed:
         print(f"{len(failed)} could not be read:", *failed, sep="\n  ", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _predictor(args: argparse.Namespace) -> Predictor | ExportedPredictor:
+    """What the command line names.
+
+    Raises:
+        ConfigError: it is not usable, or something is given that an exported model does not take.
+    """
+    if args.model:
+        for option in ("weights", "device", "opts"):
+            if getattr(args, option):
+                raise ConfigError(f"--{option} does not go with --model: the file has its weights in it")
+        return ExportedPredictor(args.model, args.score_threshold)
+    config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
+    return build_predictor(
+        config_file,
+        args.weights or weights,
+        threshold=args.score_threshold,
+        device=args.device or "",
+        opts=args.opts,
+    )
 
 
 def _summary(instances: Instances, metadata: Metadata) -> str:
