@@ -130,9 +130,7 @@ def main(args: argparse.Namespace) -> int:
             return 1
         for file in Path(folder).iterdir():
             os.replace(file, output.parent / file.name)
-    print(
-        f"{output}: {sum(f.stat().st_size for f in output.parent.glob(output.stem + '.*')) / 2**20:.1f} MiB"
-    )
+    print(f"written: {output}")
     return 0
 
 

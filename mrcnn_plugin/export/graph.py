@@ -14,6 +14,9 @@ from .heads import heads_graph
 from .proposals import check_proposal_generator, propose
 from .resize import ShortestEdge, resize
 
+# Of a side after resizing, in pixels.
+_LONGEST = 2**14
+
 
 class DetectionGraph(nn.Module):
     """What `torch.export` traces: picture in, detections out, with nothing but tensors between.
@@ -64,13 +67,7 @@ class DetectionGraph(nn.Module):
         x = image.permute(2, 0, 1).float()
         height, width = image.shape[:2]
         if self._resizing is not None:
-            height, width = (
-                torch.full((), n, dtype=torch.int64).item() for n in self._resizing.size(height, width)
-            )
-            torch._check(height >= 8)
-            torch._check(width >= 8)
-            torch._check(height <= 4096)
-            torch._check(width <= 4096)
+            height, width = map(_computed, self._resizing.size(height, width))
             x = resize(x, height, width)
         features = self._heads.prepare(self.model.backbone(self._normalize(x)))
         proposals = propose(self.model.proposal_generator, features, height, width)
@@ -78,9 +75,8 @@ class DetectionGraph(nn.Module):
         boxes, scores, classes = detections
         outputs = self._heads.branches(features, detections)
         if self._resizing is not None:
-            scale = torch.stack(
-                [torch.full((), 1.0) * image.shape[1] / width, torch.full((), 1.0) * image.shape[0] / height]
-            )
+            one = torch.ones(())
+            scale = torch.stack([one * image.shape[1] / width, one * image.shape[0] / height])
             boxes = boxes * scale.repeat(2)
             if "keypoints" in outputs:
                 outputs["keypoints"] = outputs["keypoints"] * torch.cat([scale, torch.ones(1)])
@@ -97,3 +93,14 @@ class DetectionGraph(nn.Module):
         if divisor > 1:
             x = F.pad(x, (0, -width % divisor, 0, -height % divisor))
         return x[None].contiguous()
+
+
+def _computed(side: int) -> int:
+    """A side as a number that is known only at run time.
+
+    Its formula, carried through the sizes of all maps, would take minutes to simplify.
+    """
+    value = torch.full((), side, dtype=torch.int64).item()
+    torch._check(value >= 8)
+    torch._check(value <= _LONGEST)
+    return value

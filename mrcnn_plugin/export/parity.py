@@ -149,7 +149,8 @@ def _differences(
         parity.mask_iou = min(parity.mask_iou, float(ious.min()))
         if ious.min() < tolerance.mask_iou:
             worst = int(ious.argmin())
-            yield f"mask of {_name(reference, worst)} has IoU {ious.min():.4f}, less than {tolerance.mask_iou:g}"
+            limit = tolerance.mask_iou
+            yield f"mask of {_name(reference, worst)} has IoU {ious.min():.4f}, less than {limit:g}"
 
 
 def _name(detections: Detections, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Resizing inside a graph: the size that Detectron2's ResizeShortestEdge chooses, the pixels that Pillow makes."""
+"""Resizing in a graph: sizes as Detectron2's ResizeShortestEdge chooses them, pixels as Pillow makes them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ExportedPredictor:
         least = self._model.description.score_threshold
         if threshold < least:
             raise ConfigError(
-                f"--score-threshold must be at least {least:g}, with which {path} was exported, got {threshold:g}"
+                f"--score-threshold must be at least {least:g}, that of {path}, got {threshold:g}"
             )
         self.metadata: Metadata = metadata_of(self._model.description.metadata)
         self._threshold = threshold
