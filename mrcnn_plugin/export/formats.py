@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from mrcnn_plugin.runtime import ModelDescription
 from mrcnn_plugin.runtime.description import KEY
-from mrcnn_plugin.runtime.loading import import_extra
+from mrcnn_plugin.runtime.loading import extra
 
 from .program import any_sizes
 
@@ -43,7 +43,8 @@ def write_openvino(program: ExportedProgram, description: ModelDescription, path
     Raises:
         ConfigError: as `write_onnx`.
     """
-    openvino = import_extra("openvino", "the format openvino")
+    with extra("the format openvino"):
+        import openvino
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder, "model.onnx")
         write_onnx(program, description, onnx_file)
@@ -53,9 +54,8 @@ def write_openvino(program: ExportedProgram, description: ModelDescription, path
 
 
 def _onnx_program(program: ExportedProgram, description: ModelDescription) -> Any:
-    for module in ("onnx", "onnxscript"):
-        import_extra(module, "ONNX")
-    from .onnx_ops import translations
+    with extra("ONNX"):
+        from .onnx_ops import translations
 
     with any_sizes(), warnings.catch_warnings():
         # torch's exporter warns of its own use of deprecated names.

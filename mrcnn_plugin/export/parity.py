@@ -14,6 +14,8 @@ from mrcnn_plugin.modeling import returning_masks_as
 from mrcnn_plugin.ops import paste_masks
 from mrcnn_plugin.runtime import Detections, ExportedModel, ModelDescription
 
+from .resize import ShortestEdge, resize
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -64,12 +66,29 @@ class Parity:
 
 
 class OriginalModel(ExportedModel):
-    """The model itself, under the interface of what is exported from it; resizing is Pillow's."""
+    """The model itself, under the interface of what is exported from it.
+
+    What an exported graph resizes is resized by the same arithmetic here, which is Pillow's but for single
+    grey levels; else by Pillow.
+    """
 
     def __init__(self, model: nn.Module, description: ModelDescription) -> None:
         masks = description.masks and "probabilities"
         super().__init__(dataclasses.replace(description, resizes=False, masks=masks))
-        self._model = model
+        self._model, self._in_graph = model, description.resizes
+
+    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, float, float]:
+        if not self._in_graph:
+            return super().prepare(image)
+        about = self.description
+        assert about.min_size is not None
+        assert about.max_size is not None
+        height, width = ShortestEdge(about.min_size, about.max_size).size(*image.shape[:2])
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+        resized = resize(pixels, height, width).permute(1, 2, 0).to(torch.uint8).numpy()
+        if about.color_order == "BGR":
+            resized = np.ascontiguousarray(resized[:, :, ::-1])
+        return resized, width / image.shape[1], height / image.shape[0]
 
     @torch.no_grad()
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:

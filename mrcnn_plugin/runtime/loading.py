@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,20 +14,18 @@ from .description import KEY, parse_description
 from .model import ExportedModel
 
 
-def import_extra(module: str, purpose: str) -> Any:
-    """A module of the extra `export`.
+@contextlib.contextmanager
+def extra(purpose: str) -> Iterator[None]:
+    """Around imports of what the extra `export` installs.
 
     Raises:
-        ConfigError: it is not installed; the message says how to install it.
+        ConfigError: something is not installed; the message says how to install it.
     """
-    import importlib
-
     try:
-        return importlib.import_module(module)
+        yield
     except ImportError as error:
         raise ConfigError(
-            f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}): "
-            "pip install 'mrcnn_plugin[export]'"
+            f"{purpose} needs what cannot be imported ({error}): pip install 'mrcnn_plugin[export]'"
         ) from error
 
 
@@ -36,12 +33,13 @@ class OnnxModel(ExportedModel):
     """An ONNX file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: str, threads: int = 0) -> None:
-        runtime = import_extra("onnxruntime", "an ONNX file")
-        options = runtime.SessionOptions()
+        with extra("an ONNX file"):
+            import onnxruntime
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Warnings about constants that it folds are not the user's business.
         options.log_severity_level = 3
-        self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         super().__init__(parse_description(self._session.get_modelmeta().custom_metadata_map.get(KEY), path))
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -53,7 +51,8 @@ class OpenVINOModel(ExportedModel):
     """An OpenVINO model (.xml, with its .bin beside it) on the CPU."""
 
     def __init__(self, path: str, threads: int = 0) -> None:
-        openvino = import_extra("openvino", "an OpenVINO file")
+        with extra("an OpenVINO file"):
+            import openvino
         core = openvino.Core()
         model = core.read_model(path)
         text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None

@@ -62,7 +62,8 @@ class ExportedModel(ABC):
             padded[:] = np.round(about.pixel_mean)
             padded[: size[0], : size[1]] = image
             image = padded
-        return np.ascontiguousarray(image), size[1] / width, size[0] / height
+        # A copy of its own: Pillow's pixels cannot be written to, of which torch warns.
+        return np.array(image, order="C"), size[1] / width, size[0] / height
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that a picture is resized to before the graph."""

@@ -26,17 +26,23 @@ def predict(output: Path, *arguments) -> list[dict]:
     return json.loads((output / "predictions.json").read_text())
 
 
-def assert_same_results(found: list[dict], expected: list[dict]) -> None:
+def assert_same_results(
+    found: list[dict], expected: list[dict], pixels: float = 0.05, score: float = 1e-3, flips: int = 2
+) -> None:
+    """The same instances, in any order: many of a random model's have scores that are nearly equal."""
     assert len(found) == len(expected) > 3
-    key = lambda result: (result["image_id"], -result["score"])  # noqa: E731
-    for one, other in zip(sorted(found, key=key), sorted(expected, key=key)):
+    left = list(found)
+    for other in expected:
+        same = ("image_id", "category_id", "file_name")
+        candidates = [one for one in left if all(one[name] == other[name] for name in same)]
+        one = min(candidates, key=lambda one: np.abs(np.subtract(one["bbox"], other["bbox"])).max())
+        left.remove(one)
         assert one.keys() == other.keys()
-        assert (one["category_id"], one["file_name"]) == (other["category_id"], other["file_name"])
-        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
-        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=pixels)
+        assert one["score"] == pytest.approx(other["score"], abs=score)
         masks = [mask_util.decode(result["segmentation"]) for result in (one, other)]
         assert masks[0].shape == masks[1].shape
-        assert (masks[0] != masks[1]).sum() <= 2
+        assert (masks[0] != masks[1]).sum() <= flips
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -104,9 +110,10 @@ def test_example_needs_neither_torch_nor_detectron2(run, export, pictures, tmp_p
     example.write_text(script.replace("THRESHOLD = 0.5", "THRESHOLD = 0.3"))
     files = [str(file) for file in pictures]
     found = json.loads(run_python(code, str(example), str(path), *files))
+    assert_same_results(found, predict(tmp_path / "file", *files, "--model", path))
+    # Pillow's own resizing differs by single grey levels.
     expected = predict(tmp_path / "run", *files, "--run", run)
-    assert_same_results(found, expected)
-    assert_same_results(predict(tmp_path / "file", *files, "--model", path), expected)
+    assert_same_results(found, expected, pixels=0.5, score=0.01, flips=20)
 
 
 def test_fixed_size(export, run, pictures, tmp_path):
@@ -140,10 +147,9 @@ def test_a_file_that_differs_is_not_kept(export, tmp_path, monkeypatch, capsys):
         (["pt2", "a.pt2", "--image-size", "96x96", "--resize"], "--resize cannot choose the size"),
         (["pt2", "a.pt2", "--masks", "pasted"], "--masks pasted needs --resize and no fixed --image-size"),
         (["pt2", "a.pt2", "--images", "/nowhere.png"], "--images: no images found: /nowhere.png"),
-        (["pt2", "a.pt2", "--opts", "model._target_=detectron2.modeling.ProposalNetwork"], "model."),
         (
             ["pt2", "a.pt2", "--opts", "model.roi_heads.box_pooler.pooler_type=ROIPool"],
-            "roi_heads.box_pooler: a model that pools by ROIPool cannot be exported",
+            "roi_heads.box_pooler: a model that pools by RoIPool cannot be exported",
         ),
     ],
 )
