@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.exported_models import CONFIGS, image_of, random_model
 
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS
@@ -12,8 +13,6 @@ from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
 from mrcnn_plugin.model_zoo import get_config
 from mrcnn_plugin.ops import heatmaps_to_keypoints
 from mrcnn_plugin.runtime import FORMATS, ModelDescription
-
-from .test_graph import CONFIGS, image_of, random_model
 
 SIZES = [(131, 97), (64, 160), (203, 267)]
 
