@@ -24,6 +24,7 @@ from mrcnn_plugin.compat.warnings import silence_warnings
 from mrcnn_plugin.config import RunConfig
 from mrcnn_plugin.data import metadata_fields
 from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.ops import library
 from mrcnn_plugin.predict import Predictor, build_predictor, find_images, run_files
 from mrcnn_plugin.runtime import FORMATS, ExportedModel, ModelDescription, load
 
@@ -90,6 +91,10 @@ def main(args: argparse.Namespace) -> int:
     """
     if bool(args.run) == bool(args.config_file):
         raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
+    if library.STATUS["cpu"] is not None:
+        raise ConfigError(
+            f"a model is traced through the native ops, which are missing: {library.STATUS['cpu']}"
+        )
     silence_warnings()
     output = _checked_output(args.output, args.format)
     size = _image_size(args.image_size)
@@ -102,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
         device="cpu",
         opts=args.opts,
     )
-    resizing = _resizing(predictor.config)
+    color_order, resizing = _test_input(predictor.config)
     if args.resize and (size is not None or resizing is None):
         why = "--image-size fixes it" if size else "the config's test mapper does not resize"
         raise ConfigError(f"--resize cannot choose the size of a picture: {why}")
@@ -119,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
     ).eval()
     print(f"tracing {type(predictor.model).__name__} for {args.image_size} pictures", flush=True)
     program = trace(graph, size)
-    description = _describe(predictor, args, size, resizing, _output_names(program))
+    description = _describe(predictor, args, size, resizing, color_order, _output_names(program))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
         part = Path(folder, output.name)
@@ -179,24 +184,25 @@ def _drawn(seed: int, height: int, width: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _resizing(config: RunConfig) -> ShortestEdge | None:
-    """How the config's test mapper resizes.
+def _test_input(config: RunConfig) -> tuple[str, ShortestEdge | None]:
+    """The colour order of the config's test mapper, and how it resizes.
 
     Raises:
         ConfigError: it does something that an exported model does not.
     """
-    mapper = config.build_test_mapper()
-    augmentations: Any = getattr(getattr(mapper, "augmentations", None), "augs", None)
-    if type(mapper) is DatasetMapper and not augmentations:
-        return None
-    one = augmentations[0] if augmentations and len(augmentations) == 1 else None
-    if type(mapper) is DatasetMapper and isinstance(one, T.ResizeShortestEdge):
-        lengths = set(one.short_edge_length)
-        if len(lengths) == 1:
-            return ShortestEdge(int(lengths.pop()), int(min(one.max_size, 2**31)))
+    mapper: Any = config.build_test_mapper()
+    if type(mapper) is DatasetMapper and mapper.image_format in ("RGB", "BGR"):
+        augmentations = mapper.augmentations.augs
+        if not augmentations:
+            return mapper.image_format, None
+        first = augmentations[0]
+        if len(augmentations) == 1 and isinstance(first, T.ResizeShortestEdge):
+            lengths = set(first.short_edge_length)
+            if len(lengths) == 1:
+                return mapper.image_format, ShortestEdge(int(lengths.pop()), int(min(first.max_size, 2**31)))
     raise ConfigError(
-        "dataloader.test.mapper: a model can be exported whose DatasetMapper resizes by one "
-        "ResizeShortestEdge of one length, or not at all"
+        "dataloader.test.mapper: a model can be exported whose DatasetMapper reads RGB or BGR and resizes by "
+        "one ResizeShortestEdge of one length, or not at all"
     )
 
 
@@ -214,11 +220,12 @@ def _describe(
     args: argparse.Namespace,
     size: tuple[int, int] | None,
     resizing: ShortestEdge | None,
+    color_order: str,
     outputs: list[str],
 ) -> ModelDescription:
     model: Any = predictor.model
     predictors = model.roi_heads.box_predictor
-    last = predictors[-1] if isinstance(predictors, nn.ModuleList) else predictors
+    last: Any = predictors[-1] if isinstance(predictors, nn.ModuleList) else predictors
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         predictor.config.save(str(path))
@@ -226,7 +233,7 @@ def _describe(
     return ModelDescription(
         version=mrcnn_plugin.__version__,
         outputs=outputs,
-        color_order=model.input_format,
+        color_order=color_order,
         image_size=list(size) if size else None,
         min_size=resizing.min_size if resizing else None,
         max_size=resizing.max_size if resizing else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN
@@ -100,7 +102,7 @@ def _computed(side: int) -> int:
 
     Its formula, carried through the sizes of all maps, would take minutes to simplify.
     """
-    value = torch.full((), side, dtype=torch.int64).item()
+    value: Any = torch.full((), side, dtype=torch.int64).item()
     torch._check(value >= 8)
     torch._check(value <= _LONGEST)
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ class OriginalModel(ExportedModel):
     def __init__(self, model: nn.Module, description: ModelDescription) -> None:
         masks = description.masks and "probabilities"
         super().__init__(dataclasses.replace(description, resizes=False, masks=masks))
-        self._model, self._in_graph = model, description.resizes
+        self._model: Any = model
+        self._in_graph = description.resizes
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, float, float]:
         if not self._in_graph:
@@ -172,7 +174,7 @@ def _differences(
             yield f"mask of {_name(reference, worst)} has IoU {ious.min():.4f}, less than {limit:g}"
 
 
-def _name(detections: Detections, index: int) -> str:
+def _name(detections: Detections, index: Any) -> str:
     box = ", ".join(f"{value:.1f}" for value in detections.boxes[index])
     return f"class {detections.classes[index]}, score {detections.scores[index]:.3f}, box ({box})"
 

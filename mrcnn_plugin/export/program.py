@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from mrcnn_plugin.errors import ConfigError
 
 from .graph import DetectionGraph
-
-#: Sides of the pictures that a graph for any size takes, in pixels.
-SIDES = (32, 8192)
 
 
 def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> ExportedProgram:
@@ -25,7 +25,10 @@ def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> Exporte
 
     Args:
         graph: in eval mode, on the CPU.
-        size: (height, width) of the only pictures that it shall take; None: any size within `SIDES`.
+        size: (height, width) of the only pictures that it shall take; None: any size.
+
+    Raises:
+        ConfigError: the model cannot be traced without a fixed size.
     """
     # Of unequal sides, neither 0 nor 1 nor a multiple of a stride, which would be taken for constants.
     height, width = size or (203, 267)
@@ -33,7 +36,13 @@ def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> Exporte
     image = torch.zeros((height, width, channels), dtype=torch.uint8)
     sides = None if size else {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
     with torch.no_grad(), _without_size_checks(graph), any_sizes():
-        return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
+        try:
+            return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
+        except GuardOnDataDependentSymNode as error:
+            why = str(error).splitlines()[0]
+            raise ConfigError(
+                f"the model asks for the size of a map, which is known only with a fixed --image-size: {why}"
+            ) from error
 
 
 @contextlib.contextmanager

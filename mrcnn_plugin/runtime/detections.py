@@ -47,5 +47,5 @@ class Detections:
         changed = {"boxes": boxes}
         if self.keypoints is not None:
             changed["keypoints"] = self.keypoints * np.array([x, y, 1], dtype=np.float32)
-        nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        nonempty = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
         return dataclasses.replace(self, **changed).select(nonempty)

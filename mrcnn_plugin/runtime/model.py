@@ -75,7 +75,8 @@ class ExportedModel(ABC):
             return height, width
         # Rounded step by step as Detectron2's ResizeShortestEdge rounds.
         scale = about.min_size / min(height, width)
-        sides = (about.min_size, scale * width) if height < width else (scale * height, about.min_size)
+        least = float(about.min_size)
+        sides = (least, scale * width) if height < width else (scale * height, least)
         if max(sides) > about.max_size:
             shrink = about.max_size / max(sides)
             sides = (sides[0] * shrink, sides[1] * shrink)

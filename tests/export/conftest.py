@@ -27,6 +27,9 @@ def run(tmp_path_factory) -> Path:
     cfg = LazyConfig.load(str(TINY))
     cfg.model._target_ = MaskRCNN
     cfg.dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=96, max_size=128)]
+    # With one anchor, the RPN's map of one channel has no layout that a graph of computed sizes could tell.
+    cfg.model.proposal_generator.anchor_generator.aspect_ratios = [0.5, 1.0]
+    cfg.model.proposal_generator.head.num_anchors = 2
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight)
@@ -74,13 +77,16 @@ def exported(export, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> list[Path]:
-    """Files of noise of several sizes, with numbers for names, and one that is all black."""
+    """Files of noise of several sizes, with numbers for names.
+
+    None has a flat part: there a random model's scores tie, and sort and topk choose differently.
+    """
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     files = []
-    for number, (height, width) in enumerate([(96, 128), (131, 77), (40, 90), (64, 64)], 1):
+    for number, (height, width) in enumerate([(96, 128), (131, 77), (40, 90)], 1):
         coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
         picture = Image.fromarray(coarse).resize((width, height))
         files.append(folder / f"{number}.png")
-        (picture if number < 4 else Image.new("RGB", (width, height))).save(files[-1])
+        picture.save(files[-1])
     return files

@@ -118,7 +118,7 @@ def test_example_needs_neither_torch_nor_detectron2(run, export, pictures, tmp_p
 
 def test_fixed_size(export, run, pictures, tmp_path):
     path = tmp_path / "fixed.pt2"
-    assert export("pt2", path, "--image-size", "96x128", "--images", *map(str, pictures)) == 0
+    assert export("pt2", path, "--image-size", "96x128", "--images", str(pictures[0])) == 0
     model = load(path)
     assert model.description.image_size == [96, 128]
     image = np.asarray(Image.open(pictures[1]))
