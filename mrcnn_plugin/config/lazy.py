@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -18,7 +20,8 @@ from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
 from mrcnn_plugin.errors import ConfigError, DatasetError
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
-from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .run_config import COCO_RESULTS_FILE, CocoResults, DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .training_keys import read_training_keys
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
@@ -30,7 +33,7 @@ RECIPES = ("fine_tune",)
 class LazyRunConfig(RunConfig):
     """A run that a LazyConfig describes, its parts built by `instantiate`."""
 
-    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint")
+    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint", "train.seed")
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
         super().__init__(raw, path, overridden)
@@ -48,9 +51,11 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
+        self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
+        self.training = read_training_keys(train, self.keys.spell)
 
     def _is_overridden(self, key: str) -> bool:
         """Whether the command line has set the key, or a group that holds it."""
@@ -74,6 +79,19 @@ class LazyRunConfig(RunConfig):
     @device.setter
     def device(self, device: str) -> None:
         OmegaConf.update(self.raw, "train.device", device, force_add=True)
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.raw.train.get("seed")
+        return None if seed is None or seed < 0 else int(seed)
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        OmegaConf.update(self.raw, "train.seed", seed, force_add=True)
+
+    @property
+    def image_format(self) -> str:
+        return self._get("dataloader.train.mapper.image_format", "BGR")
 
     def set_num_classes(self, number: int) -> list[str]:
         # The second key is a one-stage detector's.
@@ -106,7 +124,8 @@ class LazyRunConfig(RunConfig):
         summary = self._training_summary()
         tuning = FineTuning(summary, self.device, epochs, batch_size, anchors, max_iter, gain)
         choices = tuning.choices() if recipe else [tuning.iterations()]
-        chosen = [choice for choice in map(self._choose, choices) if choice is not None]
+        places = (place for choice in choices for place in self._places(choice))
+        chosen = [choice for choice in map(self._choose, places) if choice is not None]
         self._read()
         return [*held_out, *chosen]
 
@@ -140,6 +159,13 @@ class LazyRunConfig(RunConfig):
             raise DatasetError(f"{json_file}: no image has annotations; there is nothing to train on")
         return summary
 
+    def _places(self, choice: Choice) -> list[Choice]:
+        """The choice at every key that it concerns: a cascade has several predictors."""
+        prefix, _, name = choice.key.rpartition(".")
+        if not prefix.endswith(".box_predictor"):
+            return [choice]
+        return [replace(choice, key=key) for key in self._of_predictors(name)]
+
     def _choose(self, choice: Choice) -> Choice | None:
         """Sets a key unless the command line has; None where the config has no place for it."""
         if self._is_overridden(choice.key):
@@ -156,14 +182,15 @@ class LazyRunConfig(RunConfig):
         return choice
 
     def set_score_threshold(self, threshold: float) -> None:
-        heads = "model.roi_heads"
-        keys = [f"{heads}.box_predictor.test_score_thresh", "model.test_score_thresh"]
-        # A cascade has one predictor per stage.
-        stages = range(len(self._get(f"{heads}.box_predictors") or ()))
-        keys += [f"{heads}.box_predictors.{stage}.test_score_thresh" for stage in stages]
-        for key in keys:
+        for key in [*self._of_predictors("test_score_thresh"), "model.test_score_thresh"]:
             if self._get(key) is not None:
                 OmegaConf.update(self.raw, key, threshold)
+
+    def _of_predictors(self, name: str) -> list[str]:
+        """The key of this name of every box predictor; a cascade has one per stage."""
+        stages = len(self._get("model.roi_heads.box_predictors") or ())
+        parts = [f"box_predictors.{stage}" for stage in range(stages)] or ["box_predictor"]
+        return [f"model.roi_heads.{part}.{name}" for part in parts]
 
     def expected_of_data(self) -> DataExpectations:
         heads = "model.roi_heads"
@@ -177,7 +204,8 @@ class LazyRunConfig(RunConfig):
 
     def _max_dets(self) -> int | None:
         """COCO's 100, unless the evaluator is told another number; the model may give fewer."""
-        topk = self._get("model.roi_heads.box_predictor.test_topk_per_image") or 100
+        # The last stage of a cascade gives the detections.
+        topk = self._get(self._of_predictors("test_topk_per_image")[-1]) or 100
         return min(topk, self._get("dataloader.evaluator.max_dets_per_image") or 100)
 
     def _instantiate(self, key: str) -> Any:
@@ -210,6 +238,24 @@ class LazyRunConfig(RunConfig):
     def build_train_loader(self) -> Iterable[list[dict]]:
         return self._instantiate("dataloader.train")
 
+    def build_validation_loader(self) -> Iterable[list[dict]]:
+        if not self.test_names:
+            raise ConfigError("train.validation_loss needs a test set: dataloader.test.dataset.names")
+        mapper = self._get("dataloader.train.mapper")
+        if not isinstance(mapper, DictConfig) or not accepts(mapper, "augmentations"):
+            raise ConfigError(
+                "train.validation_loss: dataloader.train.mapper has no augmentations to replace"
+            )
+        # Training's own annotations and filters, on the test sets' names: some keys follow others.
+        loaders = copy.deepcopy(self.raw).dataloader
+        loaders.train.dataset.names = loaders.test.dataset.names
+        loaders.train.mapper.augmentations = loaders.test.mapper.augmentations
+        if accepts(loaders.train.mapper, "copy_paste"):
+            loaders.train.mapper.copy_paste = None
+        dataset, mapper = instantiate(loaders.train.dataset), instantiate(loaders.train.mapper)
+        workers = loaders.test.get("num_workers") or 0
+        return build_detection_test_loader(dataset, mapper=mapper, num_workers=workers)
+
     def build_test_mapper(self) -> Mapper:
         return self._instantiate("dataloader.test.mapper")
 
@@ -222,6 +268,15 @@ class LazyRunConfig(RunConfig):
             evaluator.output_dir = os.path.join(self.output_dir, "inference")
         loader = self._instantiate("dataloader.test")
         yield TestSet(", ".join(self.test_names), loader, self._instantiate("dataloader.evaluator"))
+
+    def coco_results(self) -> CocoResults | None:
+        evaluators = self._get("dataloader.evaluator")
+        for evaluator in [evaluators] if isinstance(evaluators, DictConfig) else evaluators or ():
+            folder, name = evaluator.get("output_dir"), evaluator.get("dataset_name")
+            if folder and isinstance(name, str):
+                sigmas = tuple(evaluator.get("kpt_oks_sigmas") or ())
+                return CocoResults(name, os.path.join(folder, COCO_RESULTS_FILE), sigmas)
+        return None
 
     def save(self, path: str) -> None:
         LazyConfig.save(self.raw, path)

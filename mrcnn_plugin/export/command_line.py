@@ -25,7 +25,7 @@ from mrcnn_plugin.config import RunConfig
 from mrcnn_plugin.data import metadata_fields
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.ops import library
-from mrcnn_plugin.predict import Predictor, build_predictor, find_images, run_files
+from mrcnn_plugin.predict import Predictor, build_predictor, find_inputs, run_files
 from mrcnn_plugin.runtime import FORMATS, ExportedModel, ModelDescription, load
 
 from .formats import WRITERS
@@ -106,6 +106,8 @@ def main(args: argparse.Namespace) -> int:
         threshold=args.score_threshold,
         device="cpu",
         opts=args.opts,
+        # Its layers are written for PyTorch; runtimes fuse those of the plain model themselves.
+        optimized=False,
     )
     color_order, resizing = _test_input(predictor.config)
     if args.resize and (size is not None or resizing is None):
@@ -162,7 +164,8 @@ def _image_size(text: str) -> tuple[int, int] | None:
 def _pictures(inputs: Sequence[str], size: tuple[int, int] | None) -> list[tuple[str, np.ndarray]]:
     """Names and RGB pixels of the given images, or of drawn ones."""
     if inputs:
-        files, missing = find_images(inputs)
+        found, missing = find_inputs(inputs)
+        files = [file.path for file in found]
         if missing or not files:
             raise ConfigError(f"--images: no images found: {', '.join(missing or inputs)}")
         return [(file, np.asarray(utils.read_image(file, format="RGB"), dtype=np.uint8)) for file in files]

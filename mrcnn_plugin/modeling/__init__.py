@@ -12,6 +12,7 @@ from .poolers import ROIPooler
 from .rcnn import MaskRCNN, returning_masks_as
 from .rle_masks import RLEMasks
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
+from .test_time_augmentation import RCNNWithTTA, RelativeScales
 from .timm_backbone import TimmBackbone, timm_normalization
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "MaskRCNNC4ROIHeads",
     "MaskRCNNROIHeads",
     "OneHotKeypointHead",
+    "RCNNWithTTA",
     "RLEMasks",
     "ROIPooler",
+    "RelativeScales",
     "SoftmaxMaskHead",
     "TimmBackbone",
     "add_config",

@@ -12,6 +12,19 @@ def add_config(cfg: CfgNode) -> None:
     """
     # Detectron2's main branch has this key, 0.6 has not: "highest", "high" or "medium".
     cfg.FLOAT32_PRECISION = cfg.get("FLOAT32_PRECISION", "")
+    # On the CPU, evaluate a copy that `mrcnn_plugin.optimize` makes.
+    cfg.TEST.OPTIMIZED = True
+    # Keys of the training loop; docs/training_keys.md describes them.
+    cfg.TRAIN = CfgNode(
+        {
+            "BEST_CHECKPOINT": {"METRIC": "", "MODE": ""},
+            "EARLY_STOPPING": {"METRIC": "", "MODE": "", "PATIENCE": 5},
+            "EMA": {"DECAY": 0.0},
+            "VALIDATION_LOSS": False,
+            "ACCUMULATE": 1,
+            "TRACKERS": ["tensorboard"],
+        }
+    )
     head = cfg.MODEL.ROI_MASK_HEAD
     # What `MaskRCNN` returns for masks: "bitmask", "rle" or "raw".
     head.MASK_FORMAT = "bitmask"

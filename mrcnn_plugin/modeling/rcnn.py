@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances, ROIMasks
 from torch import Tensor, nn
 
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
+from .base_method import base_method
 from .rle_masks import RLEMasks
 
 
@@ -62,26 +64,33 @@ class MaskRCNN(GeneralizedRCNN):
             "mask_threshold": head.get("MASK_THRESHOLD", 0.5),
         }
 
+    _detect = base_method(GeneralizedRCNN.inference, "_detect")
+
     def inference(
         self,
-        batched_inputs: list[dict],
+        batched_inputs: list[dict[str, Tensor]],
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
-    ) -> list[dict] | list[Instances]:
+    ):
         """As GeneralizedRCNN.inference, but for the form of the masks.
 
         Returns:
             One {"instances": Instances} per image, at its "height" x "width", with `pred_boxes`, `scores`,
             `pred_classes`, masks as `mask_format` says, `pred_keypoints` (K, num_keypoints, 3). With
-            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (K, 1, M, M).
+            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (K, 1, M, M); that
+            is all that a scripted model can do, as Detectron2's.
         """
-        results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
-        if not do_postprocess:
+        results = self._detect(batched_inputs, detected_instances, False)
+        if torch.jit.is_scripting():
+            assert not do_postprocess, "a scripted model pastes no masks: do_postprocess must be False"
             return results
-        return [
-            {"instances": self.postprocess(result, *output_size(image))}
-            for result, image in zip(results, batched_inputs)
-        ]
+        else:
+            if not do_postprocess:
+                return results
+            return [
+                {"instances": self.postprocess(result, *output_size(image))}
+                for result, image in zip(results, batched_inputs)
+            ]
 
     def postprocess(self, results: Instances, height: int, width: int) -> Instances:
         """Scales one image's raw results to height x width pixels; empty boxes are dropped."""
@@ -100,7 +109,11 @@ class MaskRCNN(GeneralizedRCNN):
 
 @contextlib.contextmanager
 def returning_masks_as(model: nn.Module, mask_format: str) -> Iterator[None]:
-    """Lets a MaskRCNN return its masks in this format for a while; other models are left as they are."""
+    """Lets a MaskRCNN return its masks in this format for a while; other models are left as they are.
+
+    The MaskRCNN may be one with test-time augmentation.
+    """
+    model = model.model if isinstance(model, GeneralizedRCNNWithTTA) else model
     if not isinstance(model, MaskRCNN):
         yield
         return

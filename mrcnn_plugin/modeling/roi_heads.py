@@ -1,7 +1,6 @@
 """RoI heads on this package's poolers, trained on images that lack instances, masks or keypoints too."""
 
-from __future__ import annotations
-
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
@@ -18,6 +17,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from .base_method import base_method
 from .poolers import build_pooler, head_input_shape
 
 
@@ -49,6 +49,10 @@ class MaskRCNNROIHeads(StandardROIHeads):
     Detectron2's StandardROIHeads with the ROIPooler of this package; instances without `gt_masks` or
     `gt_keypoints` train the branches that their annotations serve.
     """
+
+    # As Detectron2 annotates its own class, so that TorchScript leaves out the branches that are off.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
 
     # Detectron2's own methods build poolers of its own types, which lack some of this package's.
     @classmethod
@@ -85,13 +89,18 @@ class MaskRCNNROIHeads(StandardROIHeads):
             "keypoint_head": build_keypoint_head(cfg, head_input_shape(cfg, head, input_shape)),
         }
 
+    _keypoints_at_test = base_method(StandardROIHeads._forward_keypoint, "_keypoints_at_test")
+
     def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]):
-        if self.keypoint_on and self.training:
-            instances, _ = select_foreground_proposals(instances, self.num_classes)
-            instances = with_visible_keypoints(instances)
-            boxes = [image.proposal_boxes for image in instances]
-            return self.keypoint_head(self._keypoint_features(features, boxes), instances)
-        return super()._forward_keypoint(features, instances)
+        if torch.jit.is_scripting():
+            return self._keypoints_at_test(features, instances)
+        else:
+            if self.keypoint_on and self.training:
+                instances, _ = select_foreground_proposals(instances, self.num_classes)
+                instances = with_visible_keypoints(instances)
+                boxes = [image.proposal_boxes for image in instances]
+                return self.keypoint_head(self._keypoint_features(features, boxes), instances)
+            return self._keypoints_at_test(features, instances)
 
     def _keypoint_features(self, features: dict[str, Tensor], boxes: list) -> Tensor | dict[str, Tensor]:
         if self.keypoint_pooler is None:

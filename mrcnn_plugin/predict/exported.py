@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from mrcnn_plugin.data import metadata_of
 from mrcnn_plugin.errors import ConfigError
@@ -14,14 +16,13 @@ from mrcnn_plugin.modeling import RLEMasks
 from mrcnn_plugin.ops import encode_masks
 from mrcnn_plugin.runtime import Detections, ExportedModel, load
 
-from .predictor import coco_results
+from .predictor import Predictor
 
 
-class ExportedPredictor:
-    """Detects objects in image files, as `Predictor` does, by an exported model.
+class ExportedPredictor(Predictor):
+    """Detects objects in image files, as a run folder's predictor does, by an exported model on the CPU.
 
-    Attributes:
-        metadata: of the data that the model was trained for.
+    It has neither `config` nor `model`.
     """
 
     def __init__(self, path: str, threshold: float) -> None:
@@ -35,20 +36,33 @@ class ExportedPredictor:
         """
         if not 0 <= threshold <= 1:
             raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
-        self._model: ExportedModel = load(path)
-        least = self._model.description.score_threshold
+        self._exported: ExportedModel = load(path)
+        least = self._exported.description.score_threshold
         if threshold < least:
             raise ConfigError(
                 f"--score-threshold must be at least {least:g}, that of {path}, got {threshold:g}"
             )
-        self.metadata: Metadata = metadata_of(self._model.description.metadata)
-        self._threshold = threshold
+        self.metadata = metadata_of(self._exported.description.metadata)
+        self.threshold = threshold
 
-    def predict(self, path: str) -> tuple[Instances, np.ndarray]:
-        """As `Predictor.predict`."""
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    def read(self, path: str) -> tuple[dict, np.ndarray]:
         image = np.asarray(utils.read_image(path, format="RGB"), dtype=np.uint8)
-        found = self._model(image)
-        return self._instances(found.select(found.scores >= self._threshold), image.shape[:2]), image
+        return {"image": image}, image
+
+    def model_input(self, image: Image.Image) -> dict:
+        return {"image": np.asarray(utils.convert_PIL_to_numpy(image, "RGB"), dtype=np.uint8)}
+
+    def detect(self, model_inputs: Sequence[dict]) -> list[Instances]:
+        results = []
+        for image in (model_input["image"] for model_input in model_inputs):
+            found = self._exported(image)
+            kept = found.select(np.flatnonzero(found.scores >= self.threshold))
+            results.append(self._instances(kept, image.shape[:2]))
+        return results
 
     def _instances(self, found: Detections, size: tuple[int, int]) -> Instances:
         fields = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in found.fields().items()}
@@ -56,7 +70,11 @@ class ExportedPredictor:
         instances.pred_boxes = Boxes(fields["boxes"])
         instances.scores, instances.pred_classes = fields["scores"], fields["classes"]
         if "masks" in fields:
-            masks, boxes, threshold = fields["masks"], fields["boxes"], self._model.description.mask_threshold
+            masks, boxes, threshold = (
+                fields["masks"],
+                fields["boxes"],
+                self._exported.description.mask_threshold,
+            )
             if masks.dtype == torch.bool:
                 # Each pixel a cell of a mask that spans the picture: its own value is sampled.
                 height, width = size
@@ -68,7 +86,3 @@ class ExportedPredictor:
         if "keypoints" in fields:
             instances.pred_keypoints = fields["keypoints"]
         return instances
-
-    def coco_results(self, instances: Instances, image_id: int, file_name: str) -> list[dict]:
-        """As `Predictor.coco_results`."""
-        return coco_results(self.metadata, instances, image_id, file_name)

@@ -6,6 +6,7 @@ Axes: K RoIs of all images, L levels, C channels, P x Q bins.
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -56,7 +57,8 @@ class LevelFusion(nn.ModuleList):
             raise ValueError(
                 f"x must have shape (K, {len(self)}, ...), one entry per level, got {tuple(x.shape)}"
             )
-        return torch.stack([layer(one) for layer, one in zip(self, x.unbind(1))]).amax(0)
+        # Not by a stack, which would bring maps that lie channels last into another order.
+        return functools.reduce(torch.maximum, (layer(one) for layer, one in zip(self, x.unbind(1))))
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
