@@ -23,8 +23,12 @@ _FIELDS = (
 
 def save_metadata(metadata: Metadata, path: str) -> None:
     """Writes names, colours, category ids and keypoints as JSON."""
-    fields = {name: metadata.get(name) for name in _FIELDS if metadata.get(name) is not None}
-    write_atomically(Path(path), json.dumps(fields, indent=1).encode())
+    write_atomically(Path(path), json.dumps(metadata_fields(metadata), indent=1).encode())
+
+
+def metadata_fields(metadata: Metadata) -> dict[str, Any]:
+    """Names, colours, category ids and keypoints, as far as there are any."""
+    return {name: metadata.get(name) for name in _FIELDS if metadata.get(name) is not None}
 
 
 def load_metadata(path: str) -> Metadata:
@@ -34,14 +38,22 @@ def load_metadata(path: str) -> Metadata:
         DatasetError: the file is not that, or does not fit together.
     """
     try:
-        fields = json.loads(Path(path).read_bytes())
-        ids = fields.get("thing_dataset_id_to_contiguous_id")
-        if ids is not None:
-            fields["thing_dataset_id_to_contiguous_id"] = {int(key): value for key, value in ids.items()}
-        fields = {name: fields[name] for name in _FIELDS if name in fields}
-        _check(fields)
+        return metadata_of(json.loads(Path(path).read_bytes()))
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise DatasetError(f"{path} is not the metadata of a run: {first_line(error)}") from error
+
+
+def metadata_of(fields: dict[str, Any]) -> Metadata:
+    """The inverse of `metadata_fields`, also after a way through JSON.
+
+    Raises:
+        ValueError, TypeError, AttributeError, LookupError: the fields do not fit together.
+    """
+    ids = fields.get("thing_dataset_id_to_contiguous_id")
+    if ids is not None:
+        fields = {**fields, "thing_dataset_id_to_contiguous_id": {int(key): ids[key] for key in ids}}
+    fields = {name: fields[name] for name in _FIELDS if name in fields}
+    _check(fields)
     return Metadata().set(**fields)
 
 

@@ -45,6 +45,11 @@ class Predictor:
     def __post_init__(self) -> None:
         self._mapper: Any = self.config.build_test_mapper()
 
+    @property
+    def device(self) -> str:
+        """Torch device that the model is on."""
+        return self.config.device
+
     def __call__(self, path: str) -> Instances:
         """The instances of an image of at least the threshold's score; see `predict`."""
         return self.predict(path)[0]
@@ -135,13 +140,18 @@ class Predictor:
 
         bbox is x, y, width, height in pixels; segmentation a compressed RLE; keypoints x, y, score per point.
         """
-        results = instances_to_coco_json(instances, image_id)
-        ids = self.metadata.get("thing_dataset_id_to_contiguous_id") or {}
-        to_dataset = {contiguous: dataset for dataset, contiguous in ids.items()}
-        for result in results:
-            result["file_name"] = file_name
-            result["category_id"] = to_dataset.get(result["category_id"], result["category_id"])
-        return results
+        return coco_results(self.metadata, instances, image_id, file_name)
+
+
+def coco_results(metadata: Metadata, instances: Instances, image_id: int, file_name: str) -> list[dict]:
+    """The results of `Predictor.coco_results`, with the category ids of `metadata`."""
+    results = instances_to_coco_json(instances, image_id)
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    to_dataset = {contiguous: dataset for dataset, contiguous in ids.items()}
+    for result in results:
+        result["file_name"] = file_name
+        result["category_id"] = to_dataset.get(result["category_id"], result["category_id"])
+    return results
 
 
 def build_predictor(
