@@ -255,8 +255,12 @@ def _place() -> str:
 
 def _is_torchs(file: str) -> bool:
     parts = Path(file).parts
-    return file == __file__ or "torch" in parts or "torchvision" in parts or file.startswith("<") or (
-        Path(file).name in ("threading.py", "contextlib.py")
+    return (
+        file == __file__
+        or "torch" in parts
+        or "torchvision" in parts
+        or file.startswith("<")
+        or (Path(file).name in ("threading.py", "contextlib.py"))
     )
 
 

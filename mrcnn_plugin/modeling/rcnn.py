@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Instances, ROIMasks
+from detectron2.structures import Boxes, ImageList, Instances, ROIMasks
 from torch import Tensor, nn
 
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
+from .matching import to_device
 from .rle_masks import RLEMasks
+from .rpn import clipped
+from .scalars import one_transfer
 
 
 def _set_bitmasks(instances: Instances, masks: Tensor, threshold: float) -> None:
@@ -62,6 +66,26 @@ class MaskRCNN(GeneralizedRCNN):
             "mask_threshold": head.get("MASK_THRESHOLD", 0.5),
         }
 
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """As GeneralizedRCNN: losses by name in training, else what `inference` returns."""
+        if not self.training:
+            return self.inference(batched_inputs)
+        if self.vis_period == 0:
+            # With pictures Detectron2 wants the ground truth on the host.
+            batched_inputs = [self._to_device(image) for image in batched_inputs]
+        with one_transfer():
+            return super().forward(batched_inputs)
+
+    def _to_device(self, image: dict) -> dict:
+        fields = {name: image[name] for name in ("instances", "proposals") if name in image}
+        return image | {name: to_device(value, self.device) for name, value in fields.items()}
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalizes, pads and batches the images."""
+        return super().preprocess_image(
+            [image | {"image": image["image"].to(self.device, non_blocking=True)} for image in batched_inputs]
+        )
+
     def inference(
         self,
         batched_inputs: list[dict],
@@ -89,13 +113,30 @@ class MaskRCNN(GeneralizedRCNN):
         masks = fields.pop("pred_masks", None)
         # Under another name Detectron2 filters the masks with the rest and leaves the pasting to us.
         hidden = {} if masks is None else {"roi_masks": masks}
-        results = detector_postprocess(Instances(results.image_size, **fields, **hidden), height, width)
+        results = _rescaled(Instances(results.image_size, **fields, **hidden), height, width)
         if masks is not None:
             masks = results.roi_masks
             masks = masks.tensor if isinstance(masks, ROIMasks) else masks[:, 0]
             results.remove("roi_masks")
             MASK_FORMATS[self.mask_format](results, masks, self.mask_threshold)
         return results
+
+
+def _rescaled(results: Instances, height: int, width: int) -> Instances:
+    """Detectron2's `detector_postprocess` of results without `pred_masks`; one host sync."""
+    if torch.jit.is_tracing():
+        return detector_postprocess(results, height, width)
+    scale_x, scale_y = width / results.image_size[1], height / results.image_size[0]
+    fields = results.get_fields()
+    boxes = fields["pred_boxes"].clone()
+    boxes.scale(scale_x, scale_y)
+    boxes = Boxes(clipped(boxes.tensor, (height, width)))
+    kept = boxes.nonempty().nonzero()[:, 0]
+    results = Instances((height, width), **fields | {"pred_boxes": boxes})[kept]
+    if results.has("pred_keypoints"):
+        results.pred_keypoints[:, :, 0] *= scale_x
+        results.pred_keypoints[:, :, 1] *= scale_y
+    return results
 
 
 @contextlib.contextmanager

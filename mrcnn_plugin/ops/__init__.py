@@ -2,6 +2,7 @@
 
 from mrcnn_plugin.ops.encode_masks import encode_masks
 from mrcnn_plugin.ops.heatmaps_to_keypoints import heatmaps_to_keypoints
+from mrcnn_plugin.ops.nms import grouped_nms, nms_segments
 from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
@@ -13,8 +14,10 @@ __all__ = [
     "ROIPool",
     "ROIWarp",
     "encode_masks",
+    "grouped_nms",
     "heatmaps_to_keypoints",
     "multi_level_roi_align",
+    "nms_segments",
     "pack_polygons",
     "paste_masks",
     "rasterize_polygons",

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
+from detectron2.engine import SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.utils import comm
 from torch import nn
 
@@ -16,8 +16,8 @@ from mrcnn_plugin.config import Results, RunConfig
 from mrcnn_plugin.errors import Interrupted
 from mrcnn_plugin.reporting import finish
 
-from .bfloat16_trainer import BFloat16Trainer
 from .evaluate import evaluate
+from .few_waits import CpuAMPTrainer, CudaAMPTrainer, Float32Trainer
 from .hooks import InterruptCheckpointer, ProgressBar, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ def _distributed(model: nn.Module, config: RunConfig) -> nn.Module:
 
 
 def _trainer(config: RunConfig, model: nn.Module) -> SimpleTrainer:
-    kind = SimpleTrainer
+    kind = Float32Trainer
     if config.amp:
-        kind = AMPTrainer if config.device.startswith("cuda") else BFloat16Trainer
+        kind = CudaAMPTrainer if config.device.startswith("cuda") else CpuAMPTrainer
     optimizer = config.build_optimizer(model)
     return kind(_distributed(model, config), config.build_train_loader(), optimizer)
 
