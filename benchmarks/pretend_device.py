@@ -1,8 +1,8 @@
 """A device for which the host would have to wait, on machines that have none: a backend of PyTorch in name.
 
-Tensors on it report the device "pretend:0" and hold their numbers on the CPU. Every operation on them passes
-through `Recorder`, which runs it on the CPU and notes what CUDA would launch and where its host would wait. It
-knows which tensor is on the device and which on the host; the same run on the CPU could not tell.
+Tensors on it report the device "pretend:0" and hold their numbers on the CPU. Every operation on them goes
+through `Recorder`, which runs it on the CPU and notes what CUDA would launch and where its host would wait.
+It knows which tensor is on the device and which on the host; the same run on the CPU could not tell.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _WAITS = {
     "torchvision::nms": 1,
     "mrcnn_plugin::encode_masks": 1,
 }
+# Detectron2's wrappers of one function of PyTorch: their caller is the place.
+_WRAPPERS = ("detectron2/layers/wrappers.py", "detectron2/layers/nms.py")
 _INDEXING = {
     f"aten::{name}" for name in ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 }
@@ -137,7 +139,7 @@ def _current() -> Recorder:
 
 
 class recording:
-    """`with recording() as record:` fills a Record; the place of a wait in a backward is that of its forward."""
+    """`with recording() as record:` fills a Record; a wait of a backward pass has the place of its forward."""
 
     def __enter__(self) -> Record:
         self._recorder, self._anomaly = Recorder(), torch.autograd.set_detect_anomaly(True, check_nan=False)
@@ -259,6 +261,7 @@ def _is_torchs(file: str) -> bool:
         file == __file__
         or "torch" in parts
         or "torchvision" in parts
+        or file.endswith(_WRAPPERS)
         or file.startswith("<")
         or (Path(file).name in ("threading.py", "contextlib.py"))
     )

@@ -1,6 +1,6 @@
-"""Runs of several configs over several seeds on the built-in data: trained, resumed, read, averaged.
+"""Runs of several configs over several seeds: trained, resumed, read, averaged.
 
-What benchmarks/ablations.py and benchmarks/projects.py share. Stopped at any time, `run_all` goes on where it
+What ablations.py, projects.py and real_pictures.py share. Stopped at any time, `run_all` goes on where it
 was: finished runs are read from their results.json, the unfinished one is resumed from its checkpoint.
 """
 
@@ -130,6 +130,7 @@ def run_and_print(
     configs: Sequence[str],
     table: str,
     write_report: Callable[[Sequence[str], Runs, Settings, Path], None],
+    trainer: Callable[[str, Path, Settings, int], int] = train,
 ) -> int:
     """Brings the runs of a command line (`parse_arguments`) to their end and prints the table.
 
@@ -143,7 +144,7 @@ def run_and_print(
     def report(runs: Runs) -> None:
         write_report(args.only, runs, args.settings, args.output)
 
-    status = run_all(configs, args.seeds, args.settings, args.output, report)
+    status = run_all(configs, args.seeds, args.settings, args.output, report, trainer)
     if status:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
     else:
@@ -201,9 +202,7 @@ def parse_arguments(
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--seeds", type=positive, default=2, metavar="N", help="runs of each config")
-    parser.add_argument(
-        "--iterations", type=positive, default=iterations, metavar="N", help="of 8 images, each run"
-    )
+    parser.add_argument("--iterations", type=positive, default=iterations, metavar="N", help="of each run")
     parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override of every run's config")
     args = parser.parse_intermixed_args(arguments)

@@ -21,4 +21,8 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def(
       "encode_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> "
       "(Tensor counts, Tensor offsets, Tensor areas, Tensor tight_boxes)");
+  m.def("winograd_input(Tensor input, SymInt first, SymInt count) -> Tensor");
+  m.def(
+      "winograd_output(Tensor(a!) output, Tensor products, Tensor? bias, SymInt first, bool accumulate, "
+      "bool relu) -> Tensor(a!)");
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from .modeling import add_config as add_config
+    from .optimization import optimize as optimize
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,8 @@ registration.register_on_import()
 def __getattr__(name: str) -> "ModuleType | object":
     if name == "add_config":
         return importlib.import_module(".modeling", __name__).add_config
+    if name == "optimize":
+        return importlib.import_module(".optimization", __name__).optimize
     if name in ("data", "modeling", "ops"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,13 +44,19 @@ class TestImports:
         levels = [n.level for n in imports(FILES[name]) if isinstance(n, ast.ImportFrom)]
         assert max(levels, default=0) <= depth
 
-    def test_only_functions_are_imported_from_the_package_of_configs(self, name):
-        """A node would be one object for every config that changes it."""
-        for node in imports(FILES[name]):
-            if isinstance(node, ast.ImportFrom) and not node.level and ".configs." in f"{node.module}.":
-                module = importlib.import_module(node.module)
-                for alias in node.names:
-                    assert inspect.isfunction(getattr(module, alias.name)), alias.name
+
+def test_only_functions_are_imported_from_the_package_of_configs():
+    """A node would be one object for every config that changes it."""
+    imported = {
+        (node.module, alias.name)
+        for path in FILES.values()
+        for node in imports(path)
+        if isinstance(node, ast.ImportFrom) and not node.level and ".configs." in f"{node.module}."
+        for alias in node.names
+    }
+    assert imported
+    for module, name in imported:
+        assert inspect.isfunction(getattr(importlib.import_module(module), name)), f"{module}.{name}"
 
 
 HELPERS = {

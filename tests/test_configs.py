@@ -241,7 +241,9 @@ class TestShape:
     def test_one_override_changes_the_classes_of_every_head(self, name):
         cfg = load(name)
         LazyConfig.apply_overrides(cfg, ["model.roi_heads.num_classes=3"])
-        for predictor in box_predictors(cfg):
+        predictors = box_predictors(cfg)
+        assert predictors
+        for predictor in predictors:
             assert predictor.num_classes == 3
         if OmegaConf.is_dict(cfg.model.roi_heads.get("mask_head")):
             # A class-agnostic mask head stays so.

@@ -24,7 +24,7 @@ class _MissingExtension(types.ModuleType):
             raise AttributeError(name)
         raise ImportError(
             f"detectron2._C.{name} was called, but this Detectron2 was installed without its compiled "
-            "extension (rotated boxes, deformable convolution and the fast COCO evaluation need it). "
+            "extension (rotated boxes and the fast COCO evaluation need it). "
             "Install Detectron2 from source with a compiler."
         )
 
@@ -137,6 +137,28 @@ def _saved_scheduler(module: types.ModuleType) -> Iterator[None]:
     module.LRScheduler.load_state_dict = load_state_dict
 
 
+def _caffe2_missing() -> bool:
+    return importlib.util.find_spec("caffe2") is None
+
+
+@contextlib.contextmanager
+def _without_caffe2(module: types.ModuleType) -> Iterator[None]:
+    """`detectron2.export` takes all names of a module that needs Caffe2; here it finds none in it."""
+    empty = types.ModuleType(f"{module.__name__}.api")
+    vars(empty)["__all__"] = []
+    with swapped(sys.modules, empty.__name__, empty):
+        yield
+
+
+@contextlib.contextmanager
+def _torchvision_deform_conv(module: Any) -> Iterator[None]:
+    yield
+    from . import deform_conv
+
+    module.deform_conv = deform_conv.deform_conv
+    module.modulated_deform_conv = deform_conv.modulated_deform_conv
+
+
 SHIMS: tuple[Shim, ...] = (
     Shim(
         name="detectron2._C",
@@ -150,6 +172,23 @@ SHIMS: tuple[Shim, ...] = (
         uses=r"(?m)^\s*from detectron2 import _C\b",
         missing=_extension_missing,
         patch=_stub_extension,
+    ),
+    Shim(
+        name="deformable convolution",
+        why="Detectron2's runs in detectron2._C, which is missing: torchvision's operator is used",
+        modules=("detectron2.layers.deform_conv",),
+        uses=r"\b_C\.deform_conv_forward\b",
+        missing=_extension_missing,
+        patch=_torchvision_deform_conv,
+        late=True,
+    ),
+    Shim(
+        name="caffe2",
+        why="it is gone; detectron2.export imports it for the sake of its Caffe2 exporter alone",
+        modules=("detectron2.export",),
+        uses=r"(?m)^from \.api import \*",
+        missing=_caffe2_missing,
+        patch=_without_caffe2,
     ),
     Shim(
         name="COCOeval_opt",

@@ -2,9 +2,10 @@
 
 from .fitting import dataset_metadata, fit_to_dataset, fit_to_device
 from .loading import find_config, load_config
-from .run_config import DataExpectations, Results, RunConfig, TestSet
+from .run_config import CocoResults, DataExpectations, Results, RunConfig, TestSet
 
 __all__ = [
+    "CocoResults",
     "DataExpectations",
     "Results",
     "RunConfig",

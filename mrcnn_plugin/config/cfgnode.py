@@ -30,7 +30,16 @@ from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
 
-from .run_config import DataExpectations, Keys, Mapper, Results, RunConfig, TestSet
+from .run_config import (
+    COCO_RESULTS_FILE,
+    CocoResults,
+    DataExpectations,
+    Keys,
+    Mapper,
+    Results,
+    RunConfig,
+    TestSet,
+)
 
 # By the evaluator_type of a data set; these take its name alone.
 _EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
@@ -139,6 +148,12 @@ class CfgNodeRunConfig(RunConfig):
             if final and self.raw.TEST.AUG.ENABLED:
                 evaluator = self._evaluator(name, "inference_TTA")
                 yield TestSet(name, loader, evaluator, "_TTA", partial(GeneralizedRCNNWithTTA, self.raw))
+
+    def coco_results(self) -> CocoResults | None:
+        if not self.test_names or self._evaluator_type(self.test_names[-1]) != "coco":
+            return None
+        path = os.path.join(self.output_dir, "inference", COCO_RESULTS_FILE)
+        return CocoResults(self.test_names[-1], path, tuple(self.raw.TEST.KEYPOINT_OKS_SIGMAS))
 
     def _evaluator(self, name: str, folder: str) -> DatasetEvaluator:
         folder = os.path.join(self.output_dir, folder)

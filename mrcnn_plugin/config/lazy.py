@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
 from mrcnn_plugin.errors import ConfigError, DatasetError
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
-from .run_config import DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .run_config import COCO_RESULTS_FILE, CocoResults, DataExpectations, Keys, Mapper, RunConfig, TestSet
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
@@ -106,7 +107,8 @@ class LazyRunConfig(RunConfig):
         summary = self._training_summary()
         tuning = FineTuning(summary, self.device, epochs, batch_size, anchors, max_iter, gain)
         choices = tuning.choices() if recipe else [tuning.iterations()]
-        chosen = [choice for choice in map(self._choose, choices) if choice is not None]
+        places = (place for choice in choices for place in self._places(choice))
+        chosen = [choice for choice in map(self._choose, places) if choice is not None]
         self._read()
         return [*held_out, *chosen]
 
@@ -140,6 +142,13 @@ class LazyRunConfig(RunConfig):
             raise DatasetError(f"{json_file}: no image has annotations; there is nothing to train on")
         return summary
 
+    def _places(self, choice: Choice) -> list[Choice]:
+        """The choice at every key that it concerns: a cascade has several predictors."""
+        prefix, _, name = choice.key.rpartition(".")
+        if not prefix.endswith(".box_predictor"):
+            return [choice]
+        return [replace(choice, key=key) for key in self._of_predictors(name)]
+
     def _choose(self, choice: Choice) -> Choice | None:
         """Sets a key unless the command line has; None where the config has no place for it."""
         if self._is_overridden(choice.key):
@@ -156,14 +165,15 @@ class LazyRunConfig(RunConfig):
         return choice
 
     def set_score_threshold(self, threshold: float) -> None:
-        heads = "model.roi_heads"
-        keys = [f"{heads}.box_predictor.test_score_thresh", "model.test_score_thresh"]
-        # A cascade has one predictor per stage.
-        stages = range(len(self._get(f"{heads}.box_predictors") or ()))
-        keys += [f"{heads}.box_predictors.{stage}.test_score_thresh" for stage in stages]
-        for key in keys:
+        for key in [*self._of_predictors("test_score_thresh"), "model.test_score_thresh"]:
             if self._get(key) is not None:
                 OmegaConf.update(self.raw, key, threshold)
+
+    def _of_predictors(self, name: str) -> list[str]:
+        """The key of this name of every box predictor; a cascade has one per stage."""
+        stages = len(self._get("model.roi_heads.box_predictors") or ())
+        parts = [f"box_predictors.{stage}" for stage in range(stages)] or ["box_predictor"]
+        return [f"model.roi_heads.{part}.{name}" for part in parts]
 
     def expected_of_data(self) -> DataExpectations:
         heads = "model.roi_heads"
@@ -177,7 +187,8 @@ class LazyRunConfig(RunConfig):
 
     def _max_dets(self) -> int | None:
         """COCO's 100, unless the evaluator is told another number; the model may give fewer."""
-        topk = self._get("model.roi_heads.box_predictor.test_topk_per_image") or 100
+        # The last stage of a cascade gives the detections.
+        topk = self._get(self._of_predictors("test_topk_per_image")[-1]) or 100
         return min(topk, self._get("dataloader.evaluator.max_dets_per_image") or 100)
 
     def _instantiate(self, key: str) -> Any:
@@ -222,6 +233,15 @@ class LazyRunConfig(RunConfig):
             evaluator.output_dir = os.path.join(self.output_dir, "inference")
         loader = self._instantiate("dataloader.test")
         yield TestSet(", ".join(self.test_names), loader, self._instantiate("dataloader.evaluator"))
+
+    def coco_results(self) -> CocoResults | None:
+        evaluators = self._get("dataloader.evaluator")
+        for evaluator in [evaluators] if isinstance(evaluators, DictConfig) else evaluators or ():
+            folder, name = evaluator.get("output_dir"), evaluator.get("dataset_name")
+            if folder and isinstance(name, str):
+                sigmas = tuple(evaluator.get("kpt_oks_sigmas") or ())
+                return CocoResults(name, os.path.join(folder, COCO_RESULTS_FILE), sigmas)
+        return None
 
     def save(self, path: str) -> None:
         LazyConfig.save(self.raw, path)

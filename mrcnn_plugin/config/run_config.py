@@ -19,6 +19,8 @@ from .fine_tuning import Choice
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
 Mapper = Callable[[dict], dict]
+#: What Detectron2's COCOEvaluator calls its results file.
+COCO_RESULTS_FILE = "coco_instances_results.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class DataExpectations:
     needs_masks: bool
     mask_format: str
     max_dets: int | None
+
+
+@dataclass(frozen=True)
+class CocoResults:
+    """Detections that an evaluation leaves in COCO's format.
+
+    Attributes:
+        dataset: the name of the test set.
+        path: of the results file.
+        kpt_oks_sigmas: those that the config gives; empty for the data set's own.
+    """
+
+    dataset: str
+    path: str
+    kpt_oks_sigmas: tuple[float, ...] = ()
 
 
 @dataclass
@@ -180,6 +197,13 @@ class RunConfig(ABC):
         Args:
             final: whether training is over; test-time augmentation waits for that.
         """
+
+    def coco_results(self) -> CocoResults | None:
+        """Where the last of the evaluations, without test-time augmentation, leaves its detections.
+
+        None where no evaluator writes COCO's results file.
+        """
+        return None
 
     def check_evaluation(self) -> None:
         """Finds before training what would stop the evaluation after it.

@@ -1,7 +1,5 @@
 """Class scores and boxes of RoIs: Detectron2's layers, with losses that need no host sync."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from detectron2.layers import cross_entropy
@@ -11,7 +9,8 @@ from torch import Tensor
 
 from mrcnn_plugin.ops import grouped_nms
 
-from .matching import box_regression_loss, where_true
+from .base_method import base_method
+from .matching import Positions, box_regression_loss, where_true
 from .rpn import clipped
 from .scalars import put_scalars
 
@@ -22,6 +21,7 @@ class BoxPredictor(FastRCNNOutputLayers):
     The losses need no host sync; inference needs two for all images together.
     """
 
+    @torch.jit.unused
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """`loss_cls` and `loss_box_reg`, weighted.
 
@@ -31,8 +31,6 @@ class BoxPredictor(FastRCNNOutputLayers):
                 ground truth, `gt_boxes`.
         """
         scores, deltas = predictions
-        if not proposals:
-            return super().losses(predictions, proposals)
         classes = torch.cat([image.gt_classes for image in proposals])
         boxes = torch.cat([image.proposal_boxes.tensor for image in proposals])
         targets = torch.cat(
@@ -48,6 +46,7 @@ class BoxPredictor(FastRCNNOutputLayers):
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
+    @torch.jit.unused
     def box_reg_loss(
         self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
     ) -> Tensor:
@@ -78,6 +77,8 @@ class BoxPredictor(FastRCNNOutputLayers):
         )
         return torch.where(positive, losses, 0.0).sum() / max(gt_classes.numel(), 1.0)
 
+    _detect = base_method(FastRCNNOutputLayers.inference, "_detect")
+
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
@@ -91,8 +92,18 @@ class BoxPredictor(FastRCNNOutputLayers):
             N Instances with `pred_boxes`, `scores` and `pred_classes`, by falling score; and N times the RoI
             that each is of, int64.
         """
-        if torch.jit.is_tracing() or torch.jit.is_scripting() or not proposals:
-            return super().inference(predictions, proposals)
+        if torch.jit.is_scripting():
+            return self._detect(predictions, proposals)
+        else:
+            if torch.jit.is_tracing() or not proposals:
+                return self._detect(predictions, proposals)
+            return self._select(predictions, proposals)
+
+    @torch.jit.unused
+    def _select(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """As `inference`."""
         logits, deltas = predictions
         sizes = [len(image) for image in proposals]
         probabilities = F.softmax(logits, dim=-1)
@@ -114,8 +125,9 @@ class BoxPredictor(FastRCNNOutputLayers):
             indices.append(rois[best])
         return results, indices
 
+    @torch.jit.unused
     def _candidates(
-        self, above, probabilities: Tensor, deltas: Tensor, proposals: Instances
+        self, above: Positions, probabilities: Tensor, deltas: Tensor, proposals: Instances
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Boxes, scores, RoIs and classes above the threshold, by falling score, and which are kept."""
         num_classes = probabilities.shape[1] - 1

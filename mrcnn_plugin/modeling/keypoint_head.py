@@ -49,7 +49,7 @@ class OneHotKeypointHead(KRCNNConvDeconvUpsampleHead):
     no host sync and takes batches without a single visible keypoint.
     """
 
-    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
+    def forward(self, x: Tensor, instances: list[Instances]):
         """Losses in training, `instances` with `pred_keypoints` in inference.
 
         Args:
@@ -68,14 +68,16 @@ class OneHotKeypointHead(KRCNNConvDeconvUpsampleHead):
             if self.loss_normalizer != "visible":
                 normalizer = self.loss_normalizer * len(instances)
             return {"loss_keypoint": keypoint_loss(logits, instances, normalizer) * self.loss_weight}
-        decode(logits.detach(), instances)
-        return instances
+        else:
+            decode(logits.detach(), instances)
+            return instances
 
 
 def decode(logits: Tensor, instances: list[Instances]) -> None:
     """Sets `pred_keypoints` and `pred_keypoint_heatmaps`, in place, from (K, num_keypoints, S, S) logits."""
     boxes = torch.cat([image.pred_boxes.tensor for image in instances])
-    sizes = [len(image) for image in instances]
+    # Not by len(image), which a trace would keep.
+    sizes = [image.pred_boxes.tensor.shape[0] for image in instances]
     # The op's columns are x, y, logit, score; Detectron2's field holds x, y, score.
     keypoints = heatmaps_to_keypoints(logits, boxes)[:, :, [0, 1, 3]]
     for image, image_keypoints, heatmaps in zip(instances, keypoints.split(sizes), logits.split(sizes)):

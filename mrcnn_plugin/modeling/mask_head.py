@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -16,6 +18,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .mask_loss import annotated, sigmoid_mask_loss, softmax_mask_loss
+from .roi_linear import RoILinear
 
 
 def class_logits(x: Tensor, predictor: nn.Conv2d, classes: Tensor) -> Tensor:
@@ -33,11 +36,16 @@ def class_logits(x: Tensor, predictor: nn.Conv2d, classes: Tensor) -> Tensor:
     Returns:
         (K, 1, M, M) logits.
     """
-    weight = predictor.weight.flatten(1)[classes].unsqueeze(1)  # (K, 1, C)
-    if predictor.bias is None:
-        logits = torch.bmm(weight, x.flatten(2))
+    return selected_logits(x, predictor.weight, predictor.bias, classes)
+
+
+def selected_logits(x: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor) -> Tensor:
+    """`class_logits` by the weight (num_classes, C, 1, 1) and bias (num_classes,) of the convolution."""
+    rows = weight.flatten(1)[classes].unsqueeze(1)  # (K, 1, C)
+    if bias is None:
+        logits = torch.bmm(rows, x.flatten(2))
     else:
-        logits = torch.baddbmm(predictor.bias[classes][:, None, None], weight, x.flatten(2))
+        logits = torch.baddbmm(bias[classes][:, None, None], rows, x.flatten(2))
     return logits.unflatten(2, x.shape[2:])
 
 
@@ -48,7 +56,7 @@ class _OneMaskPerRoI(BaseMaskRCNNHead):
         """(K, ...) RoI features and the classes of each image's RoIs -> (K, 1, M, M) logits."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
+    def forward(self, x: Tensor, instances: list[Instances]):
         """Losses in training, `instances` with `pred_masks` in inference.
 
         Args:
@@ -64,8 +72,9 @@ class _OneMaskPerRoI(BaseMaskRCNNHead):
             x, instances = annotated(x, instances)
             logits = self.masks_of(x, [image.gt_classes for image in instances])
             return {"loss_mask": sigmoid_mask_loss(logits, instances, self.vis_period) * self.loss_weight}
-        mask_rcnn_inference(self.masks_of(x, [image.pred_classes for image in instances]), instances)
-        return instances
+        else:
+            mask_rcnn_inference(self.masks_of(x, [image.pred_classes for image in instances]), instances)
+            return instances
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -76,14 +85,20 @@ class FCNMaskHead(_OneMaskPerRoI, MaskRCNNConvUpsampleHead):
     `num_classes=1` it is class-agnostic. Only the classes in question are predicted (`class_logits`).
     """
 
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, num_classes: int, conv_dims: list[int], **kwargs) -> None:
+        super().__init__(input_shape, num_classes=num_classes, conv_dims=conv_dims, **kwargs)
+        self.predictor_index = list(self).index(self.predictor)
+
     def layers(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, num_classes, 2H, 2W): the logits of every class."""
         return self.predictor(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, C', 2H, 2W): what the predictor sees."""
-        for layer in self:
-            if layer is not self.predictor:
+        # TorchScript unrolls the loop; it can compare numbers, but not modules.
+        for i, layer in enumerate(self):
+            if i != self.predictor_index:
                 x = layer(x)
         return x
 
@@ -92,9 +107,9 @@ class FCNMaskHead(_OneMaskPerRoI, MaskRCNNConvUpsampleHead):
 
     def predict(self, x: Tensor, classes: list[Tensor]) -> Tensor:
         """(K, C', 2H, 2W) and the classes of each image's RoIs -> (K, 1, 2H, 2W): logits of those alone."""
-        if self.predictor.out_channels == 1 or not classes:
+        if self.predictor.out_channels == 1 or len(classes) == 0:
             return self.predictor(x)[:, :1]
-        return class_logits(x, self.predictor, torch.cat(classes))
+        return selected_logits(x, self.predictor.weight, self.predictor.bias, torch.cat(classes))
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -116,17 +131,20 @@ class SoftmaxMaskHead(FCNMaskHead):
             )
         return super().from_config(cfg, input_shape)
 
-    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
+    def forward(self, x: Tensor, instances: list[Instances]):
         """As FCNMaskHead; `pred_masks` are the softmax probabilities of the predicted class."""
         if self.training:
             x, instances = annotated(x, instances)
             return {"loss_mask": softmax_mask_loss(self.layers(x), instances) * self.loss_weight}
-        probabilities = self.layers(x).softmax(dim=1)
-        classes = torch.cat([image.pred_classes for image in instances])
-        masks = probabilities[torch.arange(len(classes), device=classes.device), classes].unsqueeze(1)
-        for image, image_masks in zip(instances, masks.split([len(image) for image in instances])):
-            image.pred_masks = image_masks
-        return instances
+        else:
+            probabilities = self.layers(x).softmax(dim=1)
+            classes = torch.cat([image.pred_classes for image in instances])
+            rows = torch.arange(classes.shape[0], device=classes.device)
+            masks = probabilities[rows, classes].unsqueeze(1)
+            sizes = [image.pred_classes.shape[0] for image in instances]
+            for image, image_masks in zip(instances, masks.split(sizes)):
+                image.pred_masks = image_masks
+            return instances
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -148,15 +166,13 @@ class MLPMaskHead(_OneMaskPerRoI):
         if not fc_dims:
             raise ValueError("fc_dims must hold the width of at least one hidden layer, got []")
         self.num_classes, self.mask_size = num_classes, mask_size
-        width = input_shape.channels * input_shape.height * input_shape.width
-        hidden = []
-        for i, fc_dim in enumerate(fc_dims, 1):
-            hidden.append(nn.Linear(width, fc_dim))
-            self.add_module(f"mask_fc{i}", hidden[-1])
-            weight_init.c2_xavier_fill(hidden[-1])
-            width = fc_dim
+        hidden: list[nn.Linear] = [RoILinear(input_shape, fc_dims[0])]
+        hidden += [nn.Linear(*widths) for widths in itertools.pairwise(fc_dims)]
+        for i, layer in enumerate(hidden, 1):
+            self.add_module(f"mask_fc{i}", layer)
+            weight_init.c2_xavier_fill(layer)
         self._hidden = hidden
-        self.predictor = nn.Linear(width, num_classes * mask_size**2)
+        self.predictor = nn.Linear(fc_dims[-1], num_classes * mask_size**2)
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
@@ -173,7 +189,6 @@ class MLPMaskHead(_OneMaskPerRoI):
 
     def layers(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, num_classes, M, M): the logits of every class."""
-        x = x.flatten(1)
         for layer in self._hidden:
             x = layer(x).relu()
         return self.predictor(x).view(-1, self.num_classes, self.mask_size, self.mask_size)
@@ -184,4 +199,4 @@ class MLPMaskHead(_OneMaskPerRoI):
         if self.num_classes == 1 or not classes:
             return logits[:, :1]
         index = torch.cat(classes)
-        return logits[torch.arange(len(index), device=index.device), index].unsqueeze(1)
+        return logits[torch.arange(index.shape[0], device=index.device), index].unsqueeze(1)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mrcnn_plugin.ops import ROIPool, ROIWarp, multi_level_roi_align
 
+from .base_method import base_method
+
 # pooler_type -> (aligned, mode) of multi_level_roi_align. "ROIAlign" is the first release's half-pixel
 # misaligned sampling, kept for old checkpoints; the Max types aggregate the samples by maximum, as the
 # paper's RoIAlign ablation does (Table 2c).
@@ -60,8 +62,12 @@ class ROIPooler(poolers.ROIPooler):
             levels = [build(self.output_size, scale, sampling_ratio) for scale in scales]
             self.level_poolers = nn.ModuleList(levels)
         self.pooler_type = pooler_type
+        self.per_level = pooler_type not in _ROI_ALIGN
+        self.aligned, self.mode = _ROI_ALIGN.get(pooler_type, (True, "avg"))
         self.scales = [float(scale) for scale in scales]
         self.sampling_ratio = sampling_ratio
+
+    _pool_each_level = base_method(poolers.ROIPooler.forward, "_pool_each_level")
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """Pools every box from the level that its size belongs to.
@@ -73,14 +79,17 @@ class ROIPooler(poolers.ROIPooler):
         Returns:
             (K, C, output height, output width), K boxes of all images, in order.
         """
-        if self.pooler_type not in _ROI_ALIGN:
-            return super().forward(x, box_lists)
+        if self.per_level:
+            return self._pool_each_level(x, box_lists)
         if len(x) != len(self.scales):
             raise ValueError(f"x must hold {len(self.scales)} feature maps, one per scale, got {len(x)}")
         if len(box_lists) != x[0].shape[0]:
-            num_images = len(x[0])
-            raise ValueError(f"box_lists must hold {num_images} Boxes, one per image, got {len(box_lists)}")
-        rois = batch_boxes(box_lists) if box_lists else x[0].new_zeros((0, 5), dtype=torch.float32)
+            images = x[0].shape[0]
+            raise ValueError(f"box_lists must hold {images} Boxes, one per image, got {len(box_lists)}")
+        if len(box_lists) == 0:
+            rois = torch.zeros([0, 5], dtype=torch.float32, device=x[0].device)
+        else:
+            rois = batch_boxes(box_lists)
         return self.pool(list(x), rois)
 
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
@@ -89,17 +98,16 @@ class ROIPooler(poolers.ROIPooler):
 
     def align(self, x: list[Tensor], rois: Tensor, levels: Tensor | None = None) -> Tensor:
         """The multi-level op with this pooler's options; `levels` (K,) int64 overrides the level choice."""
-        aligned, mode = _ROI_ALIGN[self.pooler_type]
         return multi_level_roi_align(
             x,
             rois,
             self.scales,
             self.output_size,
             self.sampling_ratio,
-            canonical_box_size=self.canonical_box_size,
+            canonical_box_size=float(self.canonical_box_size),
             canonical_level=self.canonical_level,
-            aligned=aligned,
-            mode=mode,
+            aligned=self.aligned,
+            mode=self.mode,
             levels=levels,
         )
 
@@ -110,8 +118,11 @@ class ROIPooler(poolers.ROIPooler):
 def batch_boxes(box_lists: list[Boxes]) -> Tensor:
     """N Boxes -> (K, 5): image index and xyxy, with no host sync (Detectron2's repeat_interleave has one)."""
     # Not by len(boxes), which a trace would keep.
-    indices = [torch.full_like(boxes.tensor[:, :1], i) for i, boxes in enumerate(box_lists)]
-    return torch.cat([torch.cat(indices), torch.cat([boxes.tensor for boxes in box_lists])], dim=1)
+    rois: list[Tensor] = []
+    for i, boxes in enumerate(box_lists):
+        index = torch.full_like(boxes.tensor[:, :1], i)
+        rois.append(torch.cat([index, boxes.tensor], dim=1))
+    return torch.cat(rois)
 
 
 def build_pooler(cfg: CfgNode, head: CfgNode, input_shape: dict[str, ShapeSpec]) -> ROIPooler:

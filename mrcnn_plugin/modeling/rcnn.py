@@ -9,15 +9,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, ImageList, Instances, ROIMasks
+from detectron2.structures import Boxes, Instances, ROIMasks
 from torch import Tensor, nn
 
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
-from .matching import to_device
+from .base_method import base_method
 from .rle_masks import RLEMasks
 from .rpn import clipped
-from .scalars import one_transfer
 
 
 def _set_bitmasks(instances: Instances, masks: Tensor, threshold: float) -> None:
@@ -66,46 +65,33 @@ class MaskRCNN(GeneralizedRCNN):
             "mask_threshold": head.get("MASK_THRESHOLD", 0.5),
         }
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """As GeneralizedRCNN: losses by name in training, else what `inference` returns."""
-        if not self.training:
-            return self.inference(batched_inputs)
-        if self.vis_period == 0:
-            # With pictures Detectron2 wants the ground truth on the host.
-            batched_inputs = [self._to_device(image) for image in batched_inputs]
-        with one_transfer():
-            return super().forward(batched_inputs)
-
-    def _to_device(self, image: dict) -> dict:
-        fields = {name: image[name] for name in ("instances", "proposals") if name in image}
-        return image | {name: to_device(value, self.device) for name, value in fields.items()}
-
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalizes, pads and batches the images."""
-        return super().preprocess_image(
-            [image | {"image": image["image"].to(self.device, non_blocking=True)} for image in batched_inputs]
-        )
+    _detect = base_method(GeneralizedRCNN.inference, "_detect")
 
     def inference(
         self,
-        batched_inputs: list[dict],
+        batched_inputs: list[dict[str, Tensor]],
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
-    ) -> list[dict] | list[Instances]:
+    ):
         """As GeneralizedRCNN.inference, but for the form of the masks.
 
         Returns:
             One {"instances": Instances} per image, at its "height" x "width", with `pred_boxes`, `scores`,
             `pred_classes`, masks as `mask_format` says, `pred_keypoints` (K, num_keypoints, 3). With
-            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (K, 1, M, M).
+            `do_postprocess=False` the Instances at the network's resolution, `pred_masks` (K, 1, M, M); that
+            is all that a scripted model can do, as Detectron2's.
         """
-        results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
-        if not do_postprocess:
+        results = self._detect(batched_inputs, detected_instances, False)
+        if torch.jit.is_scripting():
+            assert not do_postprocess, "a scripted model pastes no masks: do_postprocess must be False"
             return results
-        return [
-            {"instances": self.postprocess(result, *output_size(image))}
-            for result, image in zip(results, batched_inputs)
-        ]
+        else:
+            if not do_postprocess:
+                return results
+            return [
+                {"instances": self.postprocess(result, *output_size(image))}
+                for result, image in zip(results, batched_inputs)
+            ]
 
     def postprocess(self, results: Instances, height: int, width: int) -> Instances:
         """Scales one image's raw results to height x width pixels; empty boxes are dropped."""

@@ -1,7 +1,5 @@
 """RoI heads on this package's poolers, trained on images that lack instances, masks or keypoints too."""
 
-from __future__ import annotations
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -19,6 +17,7 @@ from detectron2.structures import ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from .base_method import base_method
 from .box_predictor import BoxPredictor
 from .matching import SampledProposals, match, select_foreground, where_true
 from .poolers import build_pooler, head_input_shape
@@ -50,6 +49,7 @@ def with_visible_keypoints(instances: list[Instances]) -> list[Instances]:
 class _Sampling(ROIHeads):
     """Labels and samples proposals with one host sync for all images."""
 
+    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
@@ -111,6 +111,10 @@ class MaskRCNNROIHeads(_Sampling, StandardROIHeads):
     `gt_keypoints` train the branches that their annotations serve.
     """
 
+    # As Detectron2 annotates its own class, so that TorchScript leaves out the branches that are off.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
+
     # Detectron2's own methods build poolers of its own types, which lack some of this package's.
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -146,22 +150,31 @@ class MaskRCNNROIHeads(_Sampling, StandardROIHeads):
             "keypoint_head": build_keypoint_head(cfg, head_input_shape(cfg, head, input_shape)),
         }
 
+    _masks_at_test = base_method(StandardROIHeads._forward_mask, "_masks_at_test")
+    _keypoints_at_test = base_method(StandardROIHeads._forward_keypoint, "_keypoints_at_test")
+
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]):
-        if not (self.mask_on and self.training):
-            return super()._forward_mask(features, instances)
-        positives = select_foreground(instances, self.num_classes)
-        maps = [features[name] for name in self.mask_in_features]
-        if self.mask_pooler is None:
-            return self.mask_head(dict(zip(self.mask_in_features, maps)), positives)
-        x = self.mask_pooler(maps, [image.proposal_boxes for image in positives])
-        return self.mask_head(x, positives)
+        if torch.jit.is_scripting():
+            return self._masks_at_test(features, instances)
+        else:
+            if not (self.mask_on and self.training):
+                return self._masks_at_test(features, instances)
+            positives = select_foreground(instances, self.num_classes)
+            maps = [features[name] for name in self.mask_in_features]
+            if self.mask_pooler is None:
+                return self.mask_head(dict(zip(self.mask_in_features, maps)), positives)
+            x = self.mask_pooler(maps, [image.proposal_boxes for image in positives])
+            return self.mask_head(x, positives)
 
     def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]):
-        if self.keypoint_on and self.training:
-            instances = with_visible_keypoints(select_foreground(instances, self.num_classes))
-            boxes = [image.proposal_boxes for image in instances]
-            return self.keypoint_head(self._keypoint_features(features, boxes), instances)
-        return super()._forward_keypoint(features, instances)
+        if torch.jit.is_scripting():
+            return self._keypoints_at_test(features, instances)
+        else:
+            if self.keypoint_on and self.training:
+                instances = with_visible_keypoints(select_foreground(instances, self.num_classes))
+                boxes = [image.proposal_boxes for image in instances]
+                return self.keypoint_head(self._keypoint_features(features, boxes), instances)
+            return self._keypoints_at_test(features, instances)
 
     def _keypoint_features(self, features: dict[str, Tensor], boxes: list) -> Tensor | dict[str, Tensor]:
         if self.keypoint_pooler is None:
@@ -173,6 +186,8 @@ class MaskRCNNROIHeads(_Sampling, StandardROIHeads):
 class MaskRCNNC4ROIHeads(_Sampling, Res5ROIHeads):
     """Box and mask branches on a shared res5 (C4 models; paper Figure 4, left), on this package's pooler."""
 
+    _detect = base_method(Res5ROIHeads.forward, "_detect")
+
     def forward(
         self,
         images: ImageList,
@@ -181,8 +196,17 @@ class MaskRCNNC4ROIHeads(_Sampling, Res5ROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """As Detectron2's: losses in training, detections in inference."""
-        if not self.training:
-            return super().forward(images, features, proposals, targets)
+        if torch.jit.is_scripting():
+            return self._detect(images, features, proposals, targets)
+        else:
+            if self.training:
+                return [], self._losses(features, proposals, targets)
+            return self._detect(images, features, proposals, targets)
+
+    @torch.jit.unused
+    def _losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
         proposals = self.label_and_sample_proposals(proposals, targets)
         maps = [features[name] for name in self.in_features]
         x = self._shared_roi_transform(maps, [image.proposal_boxes for image in proposals])
@@ -192,7 +216,7 @@ class MaskRCNNC4ROIHeads(_Sampling, Res5ROIHeads):
             positives = select_foreground(proposals, self.num_classes)
             parts = zip(x.split([len(image) for image in proposals]), positives)
             losses.update(self.mask_head(torch.cat([part[: len(image)] for part, image in parts]), positives))
-        return [], losses
+        return losses
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

@@ -1,7 +1,5 @@
 """Region proposal network: Detectron2's, with two host syncs in training and one in inference."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from detectron2.layers import cat
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from mrcnn_plugin.ops import nms_segments
 
+from .base_method import base_method
 from .matching import box_regression_loss, match, sample
 
 #: Positions of an image's positive and of its negative sampled anchors, int64 each.
@@ -28,6 +27,7 @@ class MaskRCNNRPN(RPN):
     each, of anchors to sample from and of proposals; every level of every image is in one suppression.
     """
 
+    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
@@ -60,6 +60,7 @@ class MaskRCNNRPN(RPN):
         ]
         return sampled, boxes
 
+    @torch.jit.unused
     def losses(
         self,
         anchors: list[Boxes],
@@ -103,7 +104,8 @@ class MaskRCNNRPN(RPN):
         normalizer = self.batch_size_per_image * num_images
         return {name: loss / normalizer * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
-    @torch.no_grad()
+    _propose = base_method(RPN.predict_proposals, "_propose")
+
     def predict_proposals(
         self,
         anchors: list[Boxes],
@@ -125,10 +127,25 @@ class MaskRCNNRPN(RPN):
         Raises:
             FloatingPointError: in training, a box or score is infinite or NaN.
         """
-        if torch.jit.is_tracing() or torch.jit.is_scripting():
-            # A trace cannot hold a number of proposals that the host has read.
-            return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
-        boxes, scores, levels = self._best_of_levels(anchors, pred_objectness_logits, pred_anchor_deltas)
+        if torch.jit.is_scripting():
+            return self._propose(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+        else:
+            if torch.jit.is_tracing():
+                # A trace cannot hold a number of proposals that the host has read.
+                return self._propose(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+            with torch.no_grad():
+                return self._select(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+
+    @torch.jit.unused
+    def _select(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """As `predict_proposals`."""
+        boxes, scores, levels = self._best_of_levels(anchors, logits, deltas)
         finite = boxes.isfinite().all(dim=2) & scores.isfinite()
         boxes = torch.stack([clipped(one, size) for one, size in zip(boxes, image_sizes)])
         width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(dim=2)
@@ -153,6 +170,7 @@ class MaskRCNNRPN(RPN):
             )
         return results
 
+    @torch.jit.unused
     def _best_of_levels(
         self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,12 +1,15 @@
 """Custom ops: wrappers, fake kernels, autograd. Imports no Detectron2."""
 
+from mrcnn_plugin.ops import batching
 from mrcnn_plugin.ops.encode_masks import encode_masks
 from mrcnn_plugin.ops.heatmaps_to_keypoints import heatmaps_to_keypoints
+from mrcnn_plugin.ops.nms_mask import nms_mask
 from mrcnn_plugin.ops.nms import grouped_nms, nms_segments
 from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
 from mrcnn_plugin.ops.roi_pool import ROIPool, ROIWarp
+from mrcnn_plugin.ops.winograd import winograd_conv2d, winograd_weight
 
 __all__ = [
     "PackedPolygons",
@@ -17,9 +20,14 @@ __all__ = [
     "grouped_nms",
     "heatmaps_to_keypoints",
     "multi_level_roi_align",
+    "nms_mask",
     "nms_segments",
     "pack_polygons",
     "paste_masks",
     "rasterize_polygons",
     "roi_align",
+    "winograd_conv2d",
+    "winograd_weight",
 ]
+
+batching.register()

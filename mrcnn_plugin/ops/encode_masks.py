@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops import reference, scripting
 from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.paste_masks import check_inputs
 
@@ -37,6 +37,9 @@ def encode_masks(
 ) -> tuple[list[RLE], Tensor, Tensor]: ...
 
 
+@scripting.scripted_as(
+    None, "its result holds bytes, which TorchScript lacks; torch.ops.mrcnn_plugin.encode_masks gives tensors"
+)
 def encode_masks(
     masks: Tensor,
     boxes: Tensor | Any,
@@ -67,6 +70,11 @@ def encode_masks(
         ValueError: wrong shape, device or image size; NaN or negative threshold.
         TypeError: wrong type or dtype.
     """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "encode_masks cannot be traced: its result holds bytes. Trace paste_masks, or a MaskRCNN whose "
+            "mask_format is 'bitmask' or 'raw'"
+        )
     masks, boxes, height, width = check_inputs(masks, boxes, image_shape, threshold)
     if threshold < 0:
         raise ValueError(f"threshold must be >= 0 (only binary masks have an RLE), got {threshold}")

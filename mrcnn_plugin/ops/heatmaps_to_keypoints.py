@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops import reference, scripting
 from mrcnn_plugin.ops.library import native
 
 # Rows and columns of a heatmap, and upsampled pixels searched along a side; as in csrc/keypoints/heatmap.h.
 MAX_SIDE = reference.keypoints.MAX_SIDE
 
 
+@scripting.scripted_as(scripting.heatmaps_to_keypoints)
 def heatmaps_to_keypoints(
     maps: Tensor,  # [K, num_keypoints, H, W]
     rois: Tensor | Any,  # [K, 4]
@@ -48,6 +49,8 @@ def heatmaps_to_keypoints(
 
     Source: Mask R-CNN, section 5 (one-hot keypoint masks); Heckbert's c = d + 0.5 for pixel centres.
     """
+    if not isinstance(maps, Tensor) and (proxy := scripting.a_proxy(maps)) is not None:
+        return scripting.recorded(proxy, heatmaps_to_keypoints, maps, rois)
     rois = getattr(rois, "tensor", rois)
     _check(maps, rois)
     arguments = (maps.detach().float(), rois.detach().float())

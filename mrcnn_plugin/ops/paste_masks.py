@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops import reference, scripting
 from mrcnn_plugin.ops.library import native
 
 
+@scripting.scripted_as(scripting.paste_masks)
 def paste_masks(
     masks: Tensor, boxes: Tensor | Any, image_shape: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
@@ -42,10 +44,21 @@ def paste_masks(
         ValueError: wrong shape, device, image size, or NaN threshold.
         TypeError: wrong type or dtype.
     """
+    if not isinstance(masks, Tensor) and (proxy := scripting.a_proxy(masks)) is not None:
+        return scripting.recorded(proxy, paste_masks, masks, boxes, image_shape, threshold)
     masks, boxes, height, width = check_inputs(masks, boxes, image_shape, threshold)
+    if isinstance(height, Tensor) or isinstance(width, Tensor):
+        size = torch.stack([torch.as_tensor(height), torch.as_tensor(width)])
+        return _scripted()(masks, boxes, size, float(threshold))
     if native(masks.device.type):
         return torch.ops.mrcnn_plugin.paste_masks(masks, boxes, height, width, float(threshold))
     return reference.masks.paste_masks(masks, boxes, height, width, float(threshold))
+
+
+@functools.cache
+def _scripted() -> Any:
+    """The op for a trace: a trace keeps numbers, but a compiled function in it reads tensors anew."""
+    return torch.jit.script(scripting.paste_masks_into)
 
 
 def check_inputs(
@@ -76,12 +89,20 @@ def check_inputs(
 def image_size(image_shape: tuple[int, int]) -> tuple[int, int]:
     """(height, width) as integers >= 0, or a clear error."""
     try:
-        height, width = (s if isinstance(s, torch.SymInt) else operator.index(s) for s in image_shape)
+        height, width = map(_side, image_shape)
     except (TypeError, ValueError):
         raise TypeError(f"image_shape must be two integers (height, width), got {image_shape!r}") from None
+    if isinstance(height, Tensor) or isinstance(width, Tensor):
+        return height, width
     if height < 0 or width < 0:
         raise ValueError(f"image_shape must be (height, width) >= 0, got {(height, width)}")
     return height, width
+
+
+def _side(size: Any) -> Any:
+    # What a trace records of a size is a tensor; as a number it would be the same for every input.
+    recorded = isinstance(size, Tensor) and torch.jit.is_tracing()
+    return size if recorded or isinstance(size, torch.SymInt) else operator.index(size)
 
 
 if native("cpu"):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference
+from mrcnn_plugin.ops import reference, scripting
 from mrcnn_plugin.ops.library import native
 
 MAX_MASK_SIZE = 4096
@@ -62,6 +62,9 @@ def pack_polygons(polygons: Sequence[Sequence[Any]]) -> PackedPolygons:
     return PackedPolygons(*map(torch.from_numpy, (coords, polygon_offsets, instance_offsets)))
 
 
+@scripting.scripted_as(
+    None, "it takes lists of any nesting; torch.ops.mrcnn_plugin.rasterize_polygons takes tensors"
+)
 def rasterize_polygons(
     polygons: Sequence[Sequence[Any]] | PackedPolygons,
     boxes: Tensor | Any,  # [K, 4]

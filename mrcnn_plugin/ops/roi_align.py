@@ -4,19 +4,18 @@ Axes: N images, C channels, H x W pixels of a feature map, K RoIs, L levels, P x
 Boxes are x1, y1, x2, y2 in image pixels; a level's scale is its size over the image's (1 / stride).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from . import library, roi_align_fallback
+from . import library, roi_align_fallback, scripting
 
 _MODES = ("avg", "max")
 _FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
+@scripting.scripted_as(scripting.roi_align)
 def roi_align(
     input: Tensor,  # [N, C, H, W]
     boxes: Tensor | Sequence[Tensor],  # [K, 5], or N tensors [K_n, 4]
@@ -30,7 +29,8 @@ def roi_align(
     """Pools each box of a feature map into a fixed number of bins; torchvision's signature and results.
 
     Args:
-        input: feature map (N, C, H, W), float32, float16, bfloat16 or float64; any strides.
+        input: feature map (N, C, H, W), float32, float16, bfloat16 or float64; any strides. Or quantized per
+            tensor, of one image, as torchvision takes it: computed in float32.
         boxes: (K, 5) batch index, x1, y1, x2, y2 in image pixels, or a list of N tensors (K_n, 4). Used in
             float32 (float64 where `input` is float64 and they are too).
         output_size: bins P, Q, or one number for both.
@@ -40,7 +40,7 @@ def roi_align(
         mode: "avg", or "max" over the bilinear samples of a bin, the paper's other aggregation.
 
     Returns:
-        (K, C, P, Q) in the dtype and memory format of `input`.
+        (K, C, P, Q) in the dtype and memory format of `input`; quantized with its scale and zero point.
 
     Raises:
         ValueError, RuntimeError: wrong shape, dtype or device; on the CPU also a batch index outside [0, N)
@@ -50,13 +50,20 @@ def roi_align(
     Differentiable once in `input`. The CPU backward always gives the same bits; the CUDA backward does
     under ``torch.use_deterministic_algorithms(True)``.
     """
-    if not isinstance(boxes, Tensor):
-        boxes = _to_rois(boxes, input)
+    if not (isinstance(boxes, Tensor) and isinstance(input, Tensor)):
+        if (proxy := scripting.a_proxy(input, boxes)) is not None:
+            arguments = (input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+            return scripting.recorded(proxy, roi_align, *arguments, mode=mode)
+        boxes = scripting.rois_of_lists(list(boxes), input)
+    if input.is_quantized:
+        arguments = (input, boxes, _pair(output_size), spatial_scale, sampling_ratio, aligned, mode)
+        return scripting.quantized_roi_align(*arguments)
     return multi_level_roi_align(
         [input], boxes, [spatial_scale], output_size, sampling_ratio, aligned=aligned, mode=mode
     )
 
 
+@scripting.scripted_as(scripting.multi_level_roi_align)
 def multi_level_roi_align(
     features: Sequence[Tensor],  # L x [N, C, H_l, W_l]
     boxes: Tensor,  # [K, 5]
@@ -91,6 +98,16 @@ def multi_level_roi_align(
 
     The other arguments, the errors and the gradient are those of `roi_align`.
     """
+    if not isinstance(boxes, Tensor) and (proxy := scripting.a_proxy(boxes)) is not None:
+        options = {
+            "canonical_box_size": canonical_box_size,
+            "canonical_level": canonical_level,
+            "aligned": aligned,
+            "mode": mode,
+            "levels": levels,
+        }
+        arguments = (features, boxes, scales, output_size, sampling_ratio)
+        return scripting.recorded(proxy, multi_level_roi_align, *arguments, **options)
     features = list(features)
     height, width = _pair(output_size)
     boxes = _check(features, boxes, scales, mode)
@@ -133,8 +150,8 @@ class ROIAlign(nn.Module):
         self.aligned = aligned
         self.mode = mode
 
-    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
-        """(N, C, H, W) features and (K, 5) boxes, as for `roi_align`, to (K, C, P, Q)."""
+    def forward(self, input: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
+        """(N, C, H, W) features and (K, 5) or N x (K_n, 4) boxes, as for `roi_align`, to (K, C, P, Q)."""
         return roi_align(
             input,
             rois,
@@ -160,23 +177,6 @@ def _pair(output_size: int | tuple[int, int]) -> tuple[int, int]:
     return output_size, output_size
 
 
-def _to_rois(boxes: Sequence[Tensor], input: Tensor) -> Tensor:
-    """Boxes of each image, N x (K_n, 4), to (K, 5) with the batch index in front."""
-    if len(boxes) != input.shape[0]:
-        raise ValueError(f"boxes must be a list of {input.shape[0]} tensors, one per image, got {len(boxes)}")
-    for image, one in enumerate(boxes):
-        if one.dim() != 2 or one.shape[1] != 4:
-            raise ValueError(f"boxes[{image}] must have shape (K, 4), got {tuple(one.shape)}")
-    # Batch indices in half precision would be wrong from 2048 images on.
-    boxes = [_half_to_float32(one) for one in boxes]
-    rois = [nn.functional.pad(one, (1, 0), value=float(image)) for image, one in enumerate(boxes)]
-    return torch.cat(rois) if rois else input.new_zeros((0, 5), dtype=torch.float32)
-
-
-def _half_to_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode: str) -> Tensor:
     """Shapes, dtypes and devices, on every device alike; returns the boxes in the dtype the op takes."""
     if mode not in _MODES:
@@ -198,12 +198,13 @@ def _check(features: list[Tensor], boxes: Tensor, scales: Sequence[float], mode:
                 f"{first.device}), got {feature.dtype}, {feature.device}"
             )
     if first.dtype not in _FEATURE_DTYPES:
-        raise ValueError(f"features must have one of the dtypes {_FEATURE_DTYPES}, got {first.dtype}")
+        how = "; dequantize them first: feature.dequantize()" if first.is_quantized else ""
+        raise ValueError(f"features must have one of the dtypes {_FEATURE_DTYPES}, got {first.dtype}{how}")
     if boxes.dim() != 2 or boxes.shape[1] != 5:
         raise ValueError(f"boxes must have shape (K, 5), got {tuple(boxes.shape)}")
     if boxes.device != first.device:
         raise ValueError(f"boxes must be on the device of the features, {first.device}, got {boxes.device}")
-    boxes = _half_to_float32(boxes)
+    boxes = scripting.half_to_float32(boxes)
     if boxes.dtype != torch.float32 and not boxes.dtype == first.dtype == torch.float64:
         raise ValueError(
             f"boxes must be float32 (or float64 like the features), got {boxes.dtype}; use boxes.float()"

@@ -3,15 +3,48 @@
 Both quantise the RoI to the feature grid, which is what RoIAlign does without; they differ in the sampling.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch._jit_internal import BroadcastingList2
 
-from .roi_align import _half_to_float32, _to_rois, roi_align
+from . import scripting
+from .roi_align import roi_align
+from .scripting import half_to_float32, rois_of_lists
+
+
+def rois_tensor(rois: Tensor | list[Tensor], input: Tensor) -> Tensor:
+    """(K, 5) boxes of either form that the modules take; scriptable."""
+    if isinstance(rois, Tensor):
+        return rois
+    return rois_of_lists(rois, input)
+
+
+def _scripted_roi_pool(
+    input: Tensor,
+    rois: Tensor | list[Tensor],
+    output_size: BroadcastingList2[int],
+    spatial_scale: float,
+) -> Tensor:
+    features = half_to_float32(input)
+    boxes = rois_tensor(rois, input).to(features.dtype)
+    pooled = torchvision.ops.roi_pool(features, boxes, [output_size[0], output_size[1]], spatial_scale)
+    return pooled.to(input.dtype)
+
+
+@scripting.scripted_as(_scripted_roi_pool, native=False)
+def roi_pool(
+    input: Tensor,
+    rois: Tensor | list[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+) -> Tensor:
+    """(N, C, H, W) features and boxes to (K, C, P, Q), as `ROIPool`."""
+    if not isinstance(input, Tensor) and (proxy := scripting.a_proxy(input)) is not None:
+        return scripting.recorded(proxy, roi_pool, input, rois, output_size, spatial_scale)
+    features = half_to_float32(input)
+    boxes = rois_tensor(rois, input).to(features.dtype)
+    return torchvision.ops.roi_pool(features, boxes, output_size, spatial_scale).to(input.dtype)
 
 
 class ROIPool(nn.Module):
@@ -30,17 +63,43 @@ class ROIPool(nn.Module):
         self.output_size = output_size
         self.spatial_scale = spatial_scale
 
-    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, input: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
         """(N, C, H, W) features and (K, 5) or N x (K_n, 4) xyxy boxes in image pixels, to (K, C, P, Q)."""
-        rois = rois if isinstance(rois, Tensor) else _to_rois(rois, input)
-        features = _half_to_float32(input)
-        pooled = torchvision.ops.roi_pool(
-            features, rois.to(features.dtype), self.output_size, self.spatial_scale
-        )
-        return pooled.to(input.dtype)
+        return roi_pool(input, rois, self.output_size, self.spatial_scale)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
+def _scripted_roi_warp(
+    input: Tensor,
+    rois: Tensor | list[Tensor],
+    output_size: BroadcastingList2[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    mode: str,
+) -> Tensor:
+    warped = quantize_rois(rois_tensor(rois, input), spatial_scale)
+    size = [output_size[0], output_size[1]]
+    return roi_align(input, warped, size, 1.0, sampling_ratio, True, mode=mode)
+
+
+@scripting.scripted_as(_scripted_roi_warp)
+def roi_warp(
+    input: Tensor,
+    rois: Tensor | list[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    mode: str,
+) -> Tensor:
+    """(N, C, H, W) features and boxes to (K, C, P, Q), as `ROIWarp`."""
+    if not isinstance(input, Tensor) and (proxy := scripting.a_proxy(input)) is not None:
+        arguments = (input, rois, output_size, spatial_scale, sampling_ratio, mode)
+        return scripting.recorded(proxy, roi_warp, *arguments)
+    warped = quantize_rois(rois_tensor(rois, input), spatial_scale)
+    # Pixel i covers [i - 0.5, i + 0.5] around its centre once half a pixel is subtracted.
+    return roi_align(input, warped, output_size, 1.0, sampling_ratio, True, mode=mode)
 
 
 class ROIWarp(nn.Module):
@@ -69,12 +128,11 @@ class ROIWarp(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.mode = mode
 
-    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, input: Tensor, rois: Tensor | list[Tensor]) -> Tensor:
         """(N, C, H, W) features and (K, 5) or N x (K_n, 4) xyxy boxes in image pixels, to (K, C, P, Q)."""
-        rois = rois if isinstance(rois, Tensor) else _to_rois(rois, input)
-        warped = quantize_rois(rois, self.spatial_scale)
-        # Pixel i covers [i - 0.5, i + 0.5] around its centre once half a pixel is subtracted.
-        return roi_align(input, warped, self.output_size, 1.0, self.sampling_ratio, True, mode=self.mode)
+        return roi_warp(
+            input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, mode=self.mode
+        )
 
     def extra_repr(self) -> str:
         return (
@@ -89,7 +147,7 @@ def quantize_rois(rois: Tensor, spatial_scale: float) -> Tensor:
     Corners are multiplied by the scale and rounded, halves away from zero; the second corner's pixel belongs
     to the RoI, which is at least one pixel wide. Returned as (K, 5) edges in feature pixels.
     """
-    rois = _half_to_float32(rois)
+    rois = half_to_float32(rois)
     scaled = rois[:, 1:] * spatial_scale
     corners = torch.copysign((scaled.abs() + 0.5).floor(), scaled)
     first = corners[:, :2]

@@ -1,4 +1,4 @@
-"""Prediction on images: the predictor, and the body of predict.py."""
+"""Prediction on images and videos: the predictor, and the body of predict.py."""
 
 from .command_line import argument_parser, main
 from .predictor import Predictor, build_predictor, run_files

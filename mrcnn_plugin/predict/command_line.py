@@ -1,30 +1,36 @@
-"""The body of predict.py: images in, overlays and one COCO-format JSON out."""
+"""The body of predict.py: images and videos in, overlays and COCO-format JSON out."""
 
 from __future__ import annotations
 
 import argparse
-import glob
-import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from detectron2.data import Metadata
-from detectron2.structures import Instances
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from PIL import Image
-from tqdm import tqdm
 
-from mrcnn_plugin.atomic_files import replacing, write_atomically
 from mrcnn_plugin.compat.warnings import silence_warnings
 from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .predictor import build_predictor, run_files
+from .inputs import find_inputs, is_video, output_paths, pictures_of
+from .pictures import READ_ERRORS, Pace, predict_pictures
+from .predictor import Predictor, build_predictor, run_files
+from .results_log import ResultsLog
+from .tiles import TileSize
+from .videos import Video, outputs_of, predict_video
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+_EPILOG = """\
+Exit status: 0; 1 if an input could not be read; 2 if the command line is wrong.
+
+  predict.py --run output/demo --output out images/
+  predict.py --run output/demo --output out images/ --resume        after Ctrl-C or a crash
+  predict.py --run output/demo --output out map.tif --tile 1024
+  torchrun --nproc-per-node 8 predict.py --run output/demo --output out images/ --recursive
+"""
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -32,9 +38,12 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="predict.py",
         description="Detect objects in images: an overlay of each, and one COCO-format predictions.json.",
-        epilog="Exit status: 0; 1 if an image could not be read; 2 if the command line is wrong.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, folders, or quoted globs")
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="image files, folders, quoted globs, or video files"
+    )
     parser.add_argument("--run", metavar="FOLDER", help="a run folder of train_net.py, for both")
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
@@ -44,64 +53,60 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", default="predictions", metavar="FOLDER", help="default: predictions")
     parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; chosen when not given")
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
+    what = parser.add_argument_group("what is read and written")
+    what.add_argument("--recursive", action="store_true", help="folders with their subfolders")
+    what.add_argument("--no-overlays", action="store_true", help="results alone, no pictures")
+    what.add_argument("--resume", action="store_true", help="skip what the output folder has results of")
+    what.add_argument("--camera", type=int, metavar="N", help="read this camera too, until Ctrl-C")
+    what.add_argument("--max-frames", type=int, metavar="F", help="stop videos and the camera after F frames")
+    how = parser.add_argument_group("how objects are found")
+    how.add_argument(
+        "--tile",
+        type=int,
+        metavar="SIZE",
+        help="cut pictures into tiles of SIZE pixels; merge the results",
+    )
+    how.add_argument(
+        "--overlap", type=int, metavar="O", help="pixels that neighbouring tiles share; default SIZE / 4"
+    )
+    how.add_argument(
+        "--tta", action="store_true", help="test-time augmentation: several scales, and their mirror images"
+    )
+    pace = parser.add_argument_group("how fast")
+    pace.add_argument(
+        "--batch", type=int, metavar="N", help="images in one run of the network; default 4 on a GPU, else 1"
+    )
+    pace.add_argument(
+        "--workers",
+        type=int,
+        metavar="W",
+        help="threads that read, and draw; default 4 on a GPU, else 1",
+    )
     return parser
 
 
-def find_images(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Image files of the given files, folders (not their subfolders) and globs, each once, in order.
-
-    Returns:
-        The files, and those of `inputs` that are nothing.
-    """
-    files, missing = [], []
-    for given in inputs:
-        if os.path.isdir(given):
-            found = sorted(str(p) for p in Path(given).iterdir() if p.suffix.lower() in _SUFFIXES)
-        elif os.path.exists(given):
-            found = [given]
-        else:
-            found = sorted(p for p in glob.glob(given, recursive=True) if os.path.isfile(p))
-        files += found
-        if not found:
-            missing.append(given)
-    return list(dict.fromkeys(files)), missing
-
-
-def image_ids(files: Sequence[str]) -> list[int]:
-    """The numbers in the file names where all are distinct numbers, as COCO's are; else 1, 2, ..."""
-    stems = [Path(file).stem for file in files]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return list(range(1, len(files) + 1))
-
-
-def _overlay_paths(files: Sequence[str], folder: str) -> Iterator[str]:
-    """A PNG of the image's name for each; images of one name from several folders are numbered."""
-    seen: Counter[str] = Counter()
-    for file in files:
-        stem = Path(file).stem
-        seen[stem] += 1
-        yield os.path.join(folder, f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png")
-
-
 def main(args: argparse.Namespace) -> int:
-    """Runs what `argument_parser` describes.
+    """Runs what `argument_parser` describes, in this process or as one of several.
 
     Returns:
-        1 if an image was missing or broken, else 0.
+        1 if an input was missing or broken, else 0.
 
     Raises:
         ConfigError, DatasetError: the command line is wrong.
     """
     if bool(args.run) == bool(args.config_file):
         raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
+    tile = _check_numbers(args)
     silence_warnings()
     config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
-    files, missing = find_images(args.inputs)
-    if not files:
-        raise ConfigError(f"no images found: {', '.join(missing or args.inputs)}")
+    inputs, missing = find_inputs(args.inputs, recursive=args.recursive, skip=args.output)
+    if not inputs and args.camera is None:
+        raise ConfigError(f"no images found: {', '.join(missing or args.inputs) or 'none were given'}")
+    overlays = not args.no_overlays
+    pictures = pictures_of(
+        [file for file in inputs if not is_video(file.path)], args.output, overlays=overlays
+    )
+    videos = _videos_of([file for file in inputs if is_video(file.path)], args, overlays)
     setup_logger(name="fvcore")
     predictor = build_predictor(
         config_file,
@@ -109,31 +114,135 @@ def main(args: argparse.Namespace) -> int:
         threshold=args.score_threshold,
         device=args.device or "",
         opts=args.opts,
+        tta=args.tta,
     )
     os.makedirs(args.output, exist_ok=True)
-    failed = [f"{given}: no such file or folder" for given in missing]
-    results = []
-    bar = tqdm(files, desc="predicting", unit="image", file=sys.stderr, disable=None)
-    for file, image_id, overlay in zip(bar, image_ids(files), _overlay_paths(files, args.output)):
-        try:
-            instances, image = predictor.predict(file)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            failed.append(f"{file}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-            tqdm.write(f"skipped {failed[-1]}", file=sys.stderr)
-            continue
-        results += predictor.coco_results(instances, image_id, file)
-        picture = Image.fromarray(draw_predictions(image, instances, predictor.metadata))
-        with replacing(overlay) as part:
-            picture.save(part, format="PNG")
-        tqdm.write(f"{file}: {_summary(instances, predictor.metadata)} -> {overlay}")
-    path = os.path.join(args.output, "predictions.json")
-    write_atomically(Path(path), json.dumps(results).encode())
-    print(f"{len(results)} instances in {len(files) - len(failed) + len(missing)} images: {path}")
-    if failed:
-        print(f"{len(failed)} could not be read:", *failed, sep="\n  ", file=sys.stderr)
+    pace = _pace(args, predictor.config.device)
+    log = _open_log(args, config_file, args.weights or weights, pace.rank)
+    try:
+        failed = predict_pictures(predictor, pictures, log, pace, tile)
+        failed += _predict_videos(predictor, videos, log, pace, tile, args.max_frames)
+    finally:
+        log.close()
+    failed = [f"{given}: no such file or folder" for given in missing] + [
+        line for lines in comm.all_gather(failed) for line in lines
+    ]
+    if comm.is_main_process():
+        if pictures:
+            path = os.path.join(args.output, "predictions.json")
+            instances, images = log.merge(pictures, path)
+            print(f"{instances} instances in {images} images: {path}")
+        if failed:
+            print(f"{len(failed)} could not be read:", *failed, sep="\n  ", file=sys.stderr)
+    # torchrun ends the other processes when one ends with a status other than 0.
+    comm.synchronize()
     return 1 if failed else 0
 
 
-def _summary(instances: Instances, metadata: Metadata) -> str:
-    counts = Counter(class_name(index, metadata) for index in instances.pred_classes.tolist())
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+def _check_numbers(args: argparse.Namespace) -> TileSize | None:
+    """The tiles, where they are requested."""
+    for name in ("batch", "workers", "max_frames"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if args.tile is None:
+        if args.overlap is not None:
+            raise ConfigError("--overlap needs --tile SIZE")
+        return None
+    return TileSize(args.tile, args.tile // 4 if args.overlap is None else args.overlap)
+
+
+def _videos_of(files: Sequence[Any], args: argparse.Namespace, overlays: bool) -> list[Video]:
+    # predictions.json is the pictures'.
+    paths = output_paths(files, args.output, "", taken=["predictions"])
+    videos = [outputs_of(file.path, path, overlays) for file, path in zip(files, paths)]
+    outputs = {os.path.realpath(video.overlay) for video in videos if video.overlay}
+    for file in files:
+        if os.path.realpath(file.path) in outputs:
+            raise ConfigError(
+                f"--output {args.output}: {file.path} would be overwritten; give another folder"
+            )
+    if args.camera is not None and comm.is_main_process():
+        videos.append(outputs_of(args.camera, os.path.join(args.output, f"camera{args.camera}"), overlays))
+    return videos
+
+
+def _pace(args: argparse.Namespace, device: str) -> Pace:
+    default = 4 if device.startswith("cuda") else 1
+    return Pace(
+        batch=args.batch or default,
+        workers=args.workers or default,
+        rank=comm.get_rank(),
+        world=comm.get_world_size(),
+        progress=comm.is_main_process(),
+    )
+
+
+def _open_log(args: argparse.Namespace, config_file: str, weights: str, rank: int) -> ResultsLog:
+    """The log of this run: that of an earlier one with --resume, else an empty one."""
+    settings = {
+        "the config": _fingerprint(config_file),
+        "the weights": _fingerprint(weights),
+        "--opts": " ".join(args.opts),
+        "--score-threshold": args.score_threshold,
+        "--tile": args.tile,
+        "--overlap": args.overlap,
+        "--tta": args.tta,
+    }
+    log = ResultsLog(args.output, settings, rank=rank)
+    if args.resume:
+        log.read()
+    elif rank == 0:
+        log.clear()
+    # No process writes before all have read.
+    comm.synchronize()
+    log.open()
+    return log
+
+
+def _fingerprint(path: str) -> str:
+    """A file by its name, size and checksum; a name that is no file, as a zoo's, by itself."""
+    if not os.path.isfile(path):
+        return path
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return f"{Path(path).name} ({os.path.getsize(path)} bytes, CRC-32 {checksum:08x})"
+
+
+def _predict_videos(
+    predictor: Predictor,
+    videos: Sequence[Video],
+    log: ResultsLog,
+    pace: Pace,
+    tile: TileSize | None,
+    max_frames: int | None,
+) -> list[str]:
+    """Predicts this process's videos, and returns a line for each that could not be read."""
+    failed = []
+    for index, video in enumerate(videos):
+        is_camera = isinstance(video.source, int)
+        if not is_camera and index % pace.world != pace.rank:
+            continue
+        name = f"camera {video.source}" if is_camera else str(video.source)
+        if not is_camera and log.has(name, video.overlay) and os.path.isfile(video.results):
+            continue
+        try:
+            frames, instances = predict_video(
+                predictor,
+                video,
+                batch=pace.batch,
+                workers=pace.workers,
+                tile=tile,
+                max_frames=max_frames,
+                progress=pace.progress,
+            )
+        except READ_ERRORS as error:
+            if isinstance(error, ConfigError):
+                raise
+            failed.append(f"{name}: {error}")
+            continue
+        log.append([(name, video.overlay, None)])
+        print(f"{name}: {instances} instances in {frames} frames -> {video.overlay or video.results}")
+    return failed

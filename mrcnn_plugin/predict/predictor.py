@@ -13,6 +13,7 @@ from detectron2.data import DatasetMapper, Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
+from PIL import Image
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
@@ -40,40 +41,84 @@ class Predictor:
     threshold: float
 
     def __post_init__(self) -> None:
-        self._mapper = self.config.build_test_mapper()
+        self._mapper: Any = self.config.build_test_mapper()
 
     def __call__(self, path: str) -> Instances:
         """The instances of an image of at least the threshold's score; see `predict`."""
         return self.predict(path)[0]
 
-    @torch.no_grad()
     def predict(self, path: str) -> tuple[Instances, np.ndarray]:
         """Detects the objects of an image file, which is decoded once.
 
         Returns:
-            The instances of at least the threshold's score, on the CPU, at the image's size, with
-            `pred_masks_rle` where the model is a MaskRCNN with masks; and the image, (H, W, 3) uint8 RGB.
+            The instances, as `detect` gives them, and the image, (H, W, 3) uint8 RGB.
 
         Raises:
             OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: the file is not an image.
         """
-        model_input, image = self._read(path)
-        with returning_masks_as(self.model, "rle"):
-            instances = self.model([model_input])[0]["instances"]
-        return instances[instances.scores >= self.threshold].to("cpu"), image
+        model_input, image = self.read(path)
+        return self.detect([model_input])[0], image
 
-    def _read(self, path: str) -> tuple[dict, np.ndarray]:
-        mapper: Any = self._mapper
+    @torch.no_grad()
+    def detect(self, model_inputs: Sequence[dict]) -> list[Instances]:
+        """Detects the objects of images, those of one size in one batch: padding would change the results.
+
+        Args:
+            model_inputs: of `read` or `model_input`.
+
+        Returns:
+            For each the instances of at least the threshold's score, on the CPU, at the image's size, with
+            `pred_masks_rle` where the model is a MaskRCNN with masks.
+        """
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, model_input in enumerate(model_inputs):
+            by_size.setdefault(model_input["image"].shape, []).append(index)
+        found: dict[int, Instances] = {}
+        with returning_masks_as(self.model, "rle"):
+            for indices in by_size.values():
+                outputs = self.model([model_inputs[index] for index in indices])
+                for index, output in zip(indices, outputs):
+                    instances = output["instances"]
+                    found[index] = instances[instances.scores >= self.threshold].to("cpu")
+        return [found[index] for index in range(len(model_inputs))]
+
+    def read(self, path: str) -> tuple[dict, np.ndarray]:
+        """Decodes an image file; several threads may.
+
+        Returns:
+            The model's input, and the image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: the file is not an image.
+        """
+        mapper = self._mapper
         if type(mapper) is not DatasetMapper:
             # Whatever a mapper of one's own does between file and tensor is its own business.
             return mapper({"file_name": path, "image_id": 0}), utils.read_image(path, format="RGB")
         image = utils.read_image(path, format=mapper.image_format)
         rgb = np.asarray(utils.convert_image_to_rgb(image, mapper.image_format), dtype=np.uint8)
+        return self._mapped(image), rgb
+
+    def model_input(self, image: Image.Image) -> dict:
+        """The model's input of an image in memory; several threads may call it.
+
+        Raises:
+            ConfigError: the config's mapper is not Detectron2's own, and reads files itself.
+        """
+        mapper = self._mapper
+        if type(mapper) is not DatasetMapper:
+            raise ConfigError(
+                "--tile and videos need the test mapper to be detectron2.data.DatasetMapper, got "
+                f"{type(mapper).__name__}, which reads files itself"
+            )
+        return self._mapped(utils.convert_PIL_to_numpy(image, mapper.image_format))
+
+    def _mapped(self, image: np.ndarray) -> dict:
         height, width = image.shape[:2]
         aug_input = T.AugInput(image)
-        mapper.augmentations(aug_input)
+        self._mapper.augmentations(aug_input)
         tensor = torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}, rgb
+        return {"image": tensor, "height": height, "width": width}
 
     def coco_results(self, instances: Instances, image_id: int, file_name: str) -> list[dict]:
         """COCO's results format with `file_name` added; category ids are the data set's own.
@@ -90,7 +135,13 @@ class Predictor:
 
 
 def build_predictor(
-    config_file: str, weights: str = "", *, threshold: float = 0.5, device: str = "", opts: Sequence[str] = ()
+    config_file: str,
+    weights: str = "",
+    *,
+    threshold: float = 0.5,
+    device: str = "",
+    opts: Sequence[str] = (),
+    tta: bool = False,
 ) -> Predictor:
     """Loads a config and its weights.
 
@@ -99,6 +150,7 @@ def build_predictor(
         threshold: least score, in [0, 1].
         device: "" chooses.
         opts: overrides of the config.
+        tta: whether images are augmented; see `RunConfig.augmented`.
 
     Raises:
         ConfigError: the config, an override, the threshold or the weights are not usable.
@@ -116,6 +168,8 @@ def build_predictor(
     check_weights(weights, "--weights")
     model = config.build_model().eval()
     DetectionCheckpointer(model, whole=True).load(weights)
+    if tta:
+        model = config.augmented(model, metadata)
     return Predictor(config, model, metadata, threshold)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of instances through Detectron2's Visualizer: overlays, and predictions beside ground truth."""
+"""Pictures of instances: overlays, and predictions beside ground truth."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.structures import BoxMode, Instances
-from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from torch import nn
 
 from mrcnn_plugin.atomic_files import replacing
+
+from .drawing import draw_instances
 
 # Distinct, and distinct from grey images; further classes step through the hues.
 _PALETTE = (
     *((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 200, 220)),
     *((240, 50, 230), (190, 200, 40), (0, 128, 128), (170, 110, 40)),
 )
-# Pictures are enlarged to at least this many pixels at their shorter side, so that labels can be read.
-_MIN_SIDE = 400
-_FONT_SIZE = 8
 
 
 def class_color(index: int, metadata: Metadata) -> tuple[float, float, float]:
@@ -39,12 +37,15 @@ def class_name(index: int, metadata: Metadata) -> str:
     return names[index] if index < len(names) else f"class {index}"
 
 
-def draw_predictions(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
+def draw_predictions(
+    image: np.ndarray, instances: Instances, metadata: Metadata, *, view: int | None = None
+) -> np.ndarray:
     """Draws masks, boxes, class names with scores, and skeletons.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         instances: of image size (H, W), on the CPU.
+        view: see `mrcnn_plugin.reporting.drawing.draw_instances`.
 
     Returns:
         (H', W', 3) uint8 RGB; small images are enlarged.
@@ -54,14 +55,15 @@ def draw_predictions(image: np.ndarray, instances: Instances, metadata: Metadata
         f"{class_name(index, metadata)} {score:.0%}"
         for index, score in zip(classes, instances.scores.tolist())
     ]
-    return _draw(
+    return draw_instances(
         image,
         metadata,
-        classes,
+        [class_color(index, metadata) for index in classes],
         labels,
         boxes=instances.pred_boxes.tensor.numpy(),
         masks=instance_masks(instances),
         keypoints=instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None,
+        view=view,
     )
 
 
@@ -85,54 +87,16 @@ def draw_ground_truth(image: np.ndarray, annotations: Sequence[dict], metadata: 
     masks = [a.get("segmentation") for a in annotations]
     keypoints = [a.get("keypoints") for a in annotations]
     has_keypoints = bool(keypoints) and all(keypoints)
-    return _draw(
+    return draw_instances(
         image,
         metadata,
-        classes,
+        [class_color(index, metadata) for index in classes],
         [class_name(index, metadata) for index in classes],
         boxes=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
         masks=masks if all(masks) and not has_keypoints else None,
         keypoints=np.asarray(keypoints, dtype=float).reshape(len(keypoints), -1, 3)
         if has_keypoints
         else None,
-    )
-
-
-def _draw(
-    image: np.ndarray,
-    metadata: Metadata,
-    classes: Sequence[int],
-    labels: Sequence[str],
-    *,
-    boxes: np.ndarray,
-    masks: Sequence | None,
-    keypoints: np.ndarray | None,
-) -> np.ndarray:
-    scale = max(1.0, _MIN_SIDE / min(image.shape[:2]))
-    visualizer = Visualizer(image, metadata, scale=scale)
-    if len(classes):
-        visualizer.overlay_instances(
-            boxes=boxes,
-            masks=masks,
-            keypoints=keypoints,
-            assigned_colors=[class_color(index, metadata) for index in classes],
-            alpha=0.4,
-        )
-        for index, label, box in zip(classes, labels, boxes):
-            _label(visualizer, label, box, class_color(index, metadata))
-    return visualizer.output.get_image()
-
-
-def _label(visualizer: Visualizer, text: str, box: np.ndarray, color: tuple[float, float, float]) -> None:
-    """Text above its box, or below it at the upper edge; the Visualizer's is too small on small images."""
-    output = visualizer.output
-    size = max(_FONT_SIZE, np.sqrt(output.height * output.width) * output.scale / 75) / output.scale
-    height = 1.6 * size
-    x0, y0, _, y1 = box
-    top = y0 - height if y0 >= height else min(y1 + 0.2 * size, output.height - height)
-    light = tuple(0.6 + 0.4 * channel for channel in color)
-    visualizer.draw_text(
-        text, (max(x0, 0.4 * size), top), font_size=size, color=light, horizontal_alignment="left"
     )
 
 

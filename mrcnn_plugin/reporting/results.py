@@ -1,4 +1,4 @@
-"""What a run folder ends with: results.json, curves.png, predictions.png, and the AP table on screen."""
+"""What a run folder ends with: results.json, pictures, report.html, and the AP table on screen."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from mrcnn_plugin.config import Results, RunConfig
 from mrcnn_plugin.modeling import returning_masks_as
 
 from .curves import plot_curves, read_metrics
+from .html.run import write_run_report
 from .pictures import predictions_picture
 
 logger = logging.getLogger(__name__)
 
 
 def finish(config: RunConfig, model: nn.Module, results: Results, iteration: int | None) -> None:
-    """Writes results.json, curves.png and predictions.png; prints the AP table and where the pictures are.
+    """Writes results.json, curves.png, predictions.png and report.html; prints the AP table and paths.
 
     Raises:
         ConfigError, SystemExit: the results are not those that the config expects.
@@ -39,6 +40,9 @@ def finish(config: RunConfig, model: nn.Module, results: Results, iteration: int
         logger.info(f"Results on {', '.join(config.test_names)}:\n{ap_table(results)}")
     for path in paths:
         logger.info(f"Picture: {path}")
+    report = write_run_report(config, results, iteration)
+    if report is not None:
+        logger.info(f"Report: {report}")
     config.check_results(results)
 
 

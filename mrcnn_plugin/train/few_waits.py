@@ -1,20 +1,51 @@
-"""Trainers whose step brings losses and metrics from the device to the host in one copy."""
+"""Trainers whose host waits for the device once a step, for losses and metrics together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from mrcnn_plugin.modeling.matching import to_device
 from mrcnn_plugin.modeling.scalars import one_transfer, transfer
 
 from .bfloat16_trainer import BFloat16Trainer
 
+Batch = list[dict]
+
+
+class _OnDevice:
+    """The batches of a loader, copied to a device; nobody waits for the copies."""
+
+    def __init__(self, loader: Iterable[Batch], device: torch.device) -> None:
+        self._loader = loader
+        self._device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            yield [self._copied(image) for image in batch]
+
+    def _copied(self, image: dict) -> dict:
+        fields = {name: image[name] for name in ("instances", "proposals") if name in image}
+        moved = {name: to_device(value, self._device) for name, value in fields.items()}
+        return image | moved | {"image": image["image"].to(self._device, non_blocking=True)}
+
 
 class _OneTransfer(SimpleTrainer):
     """What the model logs on its way waits for the losses, which the host reads after the backward pass."""
+
+    def __init__(
+        self, model: nn.Module, data_loader: Iterable[Batch], optimizer: Optimizer, *args, **kwargs
+    ) -> None:
+        device = next(model.parameters()).device
+        # With pictures of the training Detectron2 needs the ground truth on the host.
+        pictures = getattr(getattr(model, "module", model), "vis_period", 0)
+        if device.type != "cpu" and not pictures:
+            data_loader = _OnDevice(data_loader, device)
+        super().__init__(model, data_loader, optimizer, *args, **kwargs)
 
     def run_step(self) -> None:
         with one_transfer():

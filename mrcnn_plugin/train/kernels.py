@@ -79,4 +79,8 @@ def _with_act(cls: type[nn.Module]) -> type[nn.Module]:
 
 @functools.cache
 def _in_float32(cls: type[nn.Module]) -> type[nn.Module]:
-    return cls if issubclass(cls, _InFloat32) else type(cls.__name__, (_InFloat32, cls), {"__module__": __name__})
+    return (
+        cls
+        if issubclass(cls, _InFloat32)
+        else type(cls.__name__, (_InFloat32, cls), {"__module__": __name__})
+    )

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mrcnn_plugin.projects.cascade_mask_rcnn import CascadeMaskRCNNROIHeads
 
-# Key of the semantic features beside those of the backbone.
-_SEMANTIC = "semantic"
+#: Key of the semantic features beside those of the backbone.
+SEMANTIC = "semantic"
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -65,7 +65,7 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
         self.stage_loss_weights = tuple(stage_loss_weights)
         if semantic_head is not None:
             # So the box branch is handed the semantic features with, and after, those of the pyramid.
-            self.box_in_features = [*self.box_in_features, _SEMANTIC]
+            self.box_in_features = [*self.box_in_features, SEMANTIC]
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -86,7 +86,7 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
         semantic_losses = {}
         if self.semantic_head is not None:
             embedding, logits = self.semantic_head(features)
-            features = {**features, _SEMANTIC: embedding}
+            features = {**features, SEMANTIC: embedding}
             if self.training:
                 sem_seg = getattr(images, "sem_seg", None)
                 if sem_seg is None:
@@ -100,8 +100,8 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> list[Instances]:
         """As Detectron2's StandardROIHeads: masks for boxes that are known."""
-        if self.semantic_head is not None and _SEMANTIC not in features:
-            features = {**features, _SEMANTIC: self.semantic_head(features)[0]}
+        if self.semantic_head is not None and SEMANTIC not in features:
+            features = {**features, SEMANTIC: self.semantic_head(features)[0]}
         return super().forward_with_given_boxes(features, instances)
 
     def stage_losses(
@@ -127,7 +127,7 @@ class HTCROIHeads(CascadeMaskRCNNROIHeads):
         x = super().mask_features(features, boxes)
         if self.semantic_head is None:
             return x
-        return x + self.semantic_mask_pooler([features[_SEMANTIC]], boxes)
+        return x + self.semantic_mask_pooler([features[SEMANTIC]], boxes)
 
     def mask_head_inputs(self, x: Tensor, num_heads: int) -> list[Tensor]:
         """Mask features of the first `num_heads` stages, each with what the one before it has found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from fvcore.nn import weight_init
 from torch import Tensor, nn
+
+from mrcnn_plugin.modeling.roi_linear import RoILinear
 
 
 class MaskIoUHead(nn.Module):
@@ -51,14 +54,13 @@ class MaskIoUHead(nn.Module):
             self._convs.append(conv)
             self.add_module(f"maskiou_fcn{i}", conv)
             channels = conv_dim
-        width = channels * ((input_shape.height + 1) // 2) * ((input_shape.width + 1) // 2)
-        for i, fc_dim in enumerate(fc_dims, 1):
-            fc = nn.Linear(width, fc_dim)
+        height, width = ((side + 1) // 2 for side in self._size)
+        shape = ShapeSpec(channels=channels, height=height, width=width)
+        *hidden, self.maskiou = _linear_layers(shape, [*fc_dims, num_classes])
+        for i, fc in enumerate(hidden, 1):
             weight_init.c2_xavier_fill(fc)
             self._fcs.append(fc)
             self.add_module(f"maskiou_fc{i}", fc)
-            width = fc_dim
-        self.maskiou = nn.Linear(width, num_classes)
         nn.init.normal_(self.maskiou.weight, std=0.01)
         nn.init.zeros_(self.maskiou.bias)
 
@@ -85,13 +87,20 @@ class MaskIoUHead(nn.Module):
         Returns:
             (K,) float32; not clamped to [0, 1].
         """
-        x = torch.cat([x, F.adaptive_max_pool2d(masks.to(x.dtype), self._size)], dim=1)
+        masks = F.adaptive_max_pool2d(masks.to(x.dtype), self._size)
+        # As (K, H, W, C): one channel is of either memory format, and would not leave the features theirs.
+        x = torch.cat([x.movedim(1, -1), masks.movedim(1, -1)], dim=-1).movedim(-1, 1)
         for conv in self._convs:
             x = conv(x)
-        x = x.flatten(1)
         for fc in self._fcs:
             x = fc(x).relu()
-        return self.maskiou(x).float()[torch.arange(len(x), device=x.device), classes]
+        return self.maskiou(x).float()[torch.arange(x.shape[0], device=x.device), classes]
+
+
+def _linear_layers(input_shape: ShapeSpec, widths: Sequence[int]) -> list[nn.Linear]:
+    """Linear layers of these widths in a row, the first on RoI features."""
+    first = RoILinear(input_shape, widths[0])
+    return [first, *(nn.Linear(*pair) for pair in itertools.pairwise(widths))]
 
 
 def add_mask_scoring_config(cfg: CfgNode) -> None:

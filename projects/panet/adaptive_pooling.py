@@ -6,6 +6,7 @@ Axes: K RoIs of all images, L levels, C channels, P x Q bins.
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -32,7 +33,7 @@ class AdaptiveFeaturePooler(ROIPooler):
 
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
         """L maps (N, C, H_l, W_l) and (K, 5) boxes -> (K, L, C, P, Q); each level's RoIs lie together."""
-        num_levels, num_rois = len(x), len(rois)
+        num_levels, num_rois = len(x), rois.shape[0]
         levels = torch.arange(num_levels, device=rois.device).repeat_interleave(num_rois)
         pooled = self.align(x, rois.repeat(num_levels, 1), levels=levels)
         return pooled.unflatten(0, (num_levels, num_rois)).transpose(0, 1)
@@ -56,7 +57,8 @@ class LevelFusion(nn.ModuleList):
             raise ValueError(
                 f"x must have shape (K, {len(self)}, ...), one entry per level, got {tuple(x.shape)}"
             )
-        return torch.stack([layer(one) for layer, one in zip(self, x.unbind(1))]).amax(0)
+        # Not by a stack, which would bring maps that lie channels last into another order.
+        return functools.reduce(torch.maximum, (layer(one) for layer, one in zip(self, x.unbind(1))))
 
 
 @ROI_BOX_HEAD_REGISTRY.register()

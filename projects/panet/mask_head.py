@@ -11,6 +11,7 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from torch import Tensor, nn
 
 from mrcnn_plugin.modeling import FCNMaskHead
+from mrcnn_plugin.modeling.roi_linear import RoILinear
 
 from .adaptive_pooling import LevelFusion
 from .conv import relu_conv
@@ -38,14 +39,15 @@ class FullyConnectedMask(nn.Module):
         self.mask_size = mask_size
         self.conv4_fc = relu_conv(channels, channels, conv_norm)
         self.conv5_fc = relu_conv(channels, half, conv_norm)
-        self.fc = nn.Linear(half * input_shape.height * input_shape.width, mask_size**2)
+        shape = ShapeSpec(channels=half, height=input_shape.height, width=input_shape.width)
+        self.fc = RoILinear(shape, mask_size**2)
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(K, C, H, W) to (K, 1, M, M): class-agnostic logits."""
         x = self.conv5_fc(self.conv4_fc(x))
-        return self.fc(x.flatten(1)).view(-1, 1, self.mask_size, self.mask_size)
+        return self.fc(x).view(-1, 1, self.mask_size, self.mask_size)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()

@@ -57,10 +57,10 @@ def fake_detectron2(root: Path, modules: dict[str, str]) -> Path:
 
 @detectron2_without_extension
 def test_a_missing_extension_imports_and_says_so_when_called():
-    from detectron2.layers import batched_nms_rotated, deform_conv  # noqa: F401
+    from detectron2.layers import batched_nms_rotated, rotated_boxes  # noqa: F401
 
-    with pytest.raises(ImportError, match=r"detectron2\._C\.deform_conv_forward was called.*install"):
-        _ = deform_conv._C.deform_conv_forward
+    with pytest.raises(ImportError, match=r"detectron2\._C\.box_iou_rotated was called.*install"):
+        rotated_boxes.pairwise_iou_rotated(torch.zeros(1, 5), torch.zeros(1, 5))
     assert "detectron2._C" not in sys.modules, "others must still see that the extension is missing"
 
 
@@ -70,6 +70,11 @@ def test_coco_evaluation_falls_back_to_pycocotools():
     from pycocotools.cocoeval import COCOeval
 
     assert coco_evaluation.COCOeval_opt is COCOeval
+
+
+@pytest.mark.skipif(importlib.util.find_spec("caffe2") is not None, reason="this environment has Caffe2")
+def test_export_and_analysis_import_without_caffe2():
+    pass
 
 
 def test_pillow_linear_is_mended_for_detectron2_only():
@@ -185,6 +190,8 @@ def test_a_shim_needs_both_a_source_that_uses_it_and_a_library_that_lacks_it(nam
     uses = {
         "detectron2._C": "from detectron2 import _C",
         "COCOeval_opt": "COCOeval_opt(1)",
+        "deformable convolution": "_C.deform_conv_forward(x)",
+        "caffe2": "from .api import *",
         "PIL.Image.LINEAR": "def f(interp=Image.LINEAR): ...",
         "numpy aliases": "x.astype(np.bool)",
         "pkg_resources": "import pkg_resources",

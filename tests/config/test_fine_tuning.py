@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from helpers.tiny_runs import TINY, tiny_arguments, train_in_process
 
+from mrcnn_plugin import model_zoo
 from mrcnn_plugin.config import fit_to_dataset, fit_to_device, load_config
 from mrcnn_plugin.config.fine_tuning import Choice, FineTuning, measure_bfloat16_gain, table_of
 from mrcnn_plugin.data import CocoSummary
@@ -191,6 +192,19 @@ def test_overrides_win(shapes, tmp_path):
     assert config.max_iter == 5, "3 epochs of 5 images, 3 at once"
     # The tiny config has no augmentation of the size to set.
     assert f"{TEST}.short_edge_length" not in choices
+
+
+def test_every_stage_of_a_cascade_is_set(shapes, tmp_path, monkeypatch):
+    folder = model_zoo.project_root() / "cascade_mask_rcnn/configs/FineTune"
+    given = [f"dataloader.train.dataset.names={shapes['train']}", f"train.output_dir={tmp_path}"]
+    config = load_config(str(folder / "cascade_mask_rcnn_efficientnet_lite0_FPN.py"), given)
+    fit_to_device(config, "cpu")
+    monkeypatch.setattr(config, "_training_summary", lambda: summary_of(densest=150))
+    choices = {choice.key: choice.value for choice in config.fit_to_data()}
+    for stage in range(3):
+        assert choices[f"model.roi_heads.box_predictors.{stage}.test_topk_per_image"] == 250
+        assert config.raw.model.roi_heads.box_predictors[stage].test_topk_per_image == 250
+    assert config.expected_of_data().max_dets == 250
 
 
 @pytest.mark.parametrize(

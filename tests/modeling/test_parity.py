@@ -193,12 +193,15 @@ class TestModel:
 def test_every_file_of_the_zoo_is_one_of_these():
     """A longer schedule trains the same model."""
     folders = {file.split("/")[0] for file in MODELS}
+    compared = set()
     for name in model_zoo.list_configs():
         file = name.removesuffix(".py")
         if file.split("/")[0] not in folders or re.search("torchvision|R_18|lite0|resnet50d|convnext", file):
             continue
         base = next(f for f in (file, file.replace("_3x", "_1x"), file.removesuffix("_coco")) if f in MODELS)
         assert model_zoo.get_config(file).model == model_zoo.get_config(base).model
+        compared.add(base)
+    assert compared == set(MODELS)
 
 
 # Few RoIs, and detections from untrained weights too: the comparison needs no more.

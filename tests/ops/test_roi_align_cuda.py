@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.cuda_backends import deterministic
+from helpers.roi_align_inputs import LAYOUTS, layout_of, make_boxes, pyramid
 from helpers.roi_align_oracle import ROUNDING, error_against_oracle, random_setting
 
 from mrcnn_plugin.ops import multi_level_roi_align, roi_align
@@ -24,33 +25,6 @@ TOLERANCES = {
     torch.float16: {"rtol": 2**-10, "atol": 1e-4},
     torch.bfloat16: {"rtol": 2**-7, "atol": 1e-3},
 }
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def layout_of(tensor: torch.Tensor) -> torch.memory_format:
-    last = tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def pyramid(dtype, memory_format, levels=3, channels=12, batch=2):
-    generator = torch.Generator().manual_seed(levels)
-    return [
-        torch.randn(batch, channels, *size, generator=generator)
-        .to(dtype)
-        .contiguous(memory_format=memory_format)
-        for size in SIZES[:levels]
-    ]
-
-
-def make_boxes(count=12, batch=2, seed=0):
-    """Boxes inside, across the border, outside, of no size, reversed, and much larger than the image."""
-    generator = torch.Generator().manual_seed(seed)
-    start = (torch.rand(count, 2, generator=generator) * 1.4 - 0.2) * torch.tensor([200.0, 160.0])
-    size = 8 * 20 ** torch.rand(count, 2, generator=generator)
-    size[:5] *= torch.tensor([[0.0], [-0.5], [0.01], [50.0], [1e5]])
-    start[5] += 1000
-    index = torch.randint(batch, (count, 1), generator=generator)
-    return torch.cat([index, start, start + size], dim=1)
 
 
 def pool(features, boxes, scales, device, grad=None, gather=True, **options):
@@ -105,8 +79,8 @@ def test_2000_random_settings_against_oracle(backend, part):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_pyramid_equals_cpu(backend, dtype, memory_format, mode):
     """With the levels that the equation chooses, and with all levels of each box."""
-    boxes = make_boxes()
-    features = pyramid(dtype, memory_format)
+    boxes = make_boxes(12)
+    features = pyramid(SIZES, dtype, memory_format, channels=12)
     options = {"output_size": (4, 3), "sampling_ratio": 2, "mode": mode}
     assert_equal_to_cpu(backend, features, boxes, SCALES, **options, **OPTIONS)
     levels = torch.arange(3).repeat_interleave(4)
@@ -114,10 +88,10 @@ def test_pyramid_equals_cpu(backend, dtype, memory_format, mode):
 
 
 def test_float64_boxes(backend):
-    features = pyramid(torch.float64, torch.channels_last)
+    features = pyramid(SIZES, torch.float64, torch.channels_last, channels=12)
     for mode in ("avg", "max"):
         options = {"output_size": 3, "sampling_ratio": 0, "mode": mode}
-        assert_equal_to_cpu(backend, features, make_boxes().double(), SCALES, **options, **OPTIONS)
+        assert_equal_to_cpu(backend, features, make_boxes(12).double(), SCALES, **options, **OPTIONS)
 
 
 @pytest.mark.slow
@@ -131,7 +105,7 @@ def test_every_option_equals_cpu(backend, dtype, memory_format, mode):
             continue
         assert_equal_to_cpu(
             backend,
-            pyramid(dtype, memory_format, levels, channels=40),
+            pyramid(SIZES[:levels], dtype, memory_format, channels=40),
             make_boxes(40),
             SCALES[:levels],
             output_size=(7, 5),
@@ -146,7 +120,7 @@ def test_every_option_equals_cpu(backend, dtype, memory_format, mode):
 @pytest.mark.parametrize("channels", [1, 3, 8, 20, 64, 264])
 def test_any_number_of_channels(backend, channels, memory_format):
     for dtype in (torch.float32, torch.bfloat16):
-        features = pyramid(dtype, memory_format, channels=channels)[1:]
+        features = pyramid(SIZES, dtype, memory_format, channels=channels)[1:]
         assert_equal_to_cpu(
             backend, features, make_boxes(9)[4:], SCALES[1:], output_size=2, sampling_ratio=2, **OPTIONS
         )
@@ -203,7 +177,7 @@ def test_invalid_boxes_give_nan_and_no_gradient(backend, memory_format, gather):
     for k, (column, value) in enumerate(hostile):
         boxes[2 * k, column] = value
         bad[2 * k] = True
-    features = pyramid(torch.float32, memory_format, channels=8)
+    features = pyramid(SIZES, torch.float32, memory_format, channels=8)
     grad = torch.randn(40, 8, 2, 2)
     for mode in ("avg", "max"):
         options = {"output_size": 2, "sampling_ratio": 2, "mode": mode, **OPTIONS}
@@ -218,7 +192,7 @@ def test_invalid_boxes_give_nan_and_no_gradient(backend, memory_format, gather):
 
 
 def test_levels_outside_the_pyramid_give_nan(backend):
-    features = pyramid(torch.float32, torch.contiguous_format)
+    features = pyramid(SIZES, torch.float32, torch.contiguous_format, channels=12)
     levels = torch.tensor([0, 2, 3, -1, 2**40])
     options = {"output_size": 2, "sampling_ratio": 1, "levels": levels}
     with backend.ops():
@@ -259,7 +233,7 @@ def test_empty(backend, shape, mode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_same_bits_in_any_order_of_threads(backend, schedule, dtype, memory_format, mode):
     """The forward and the gather; the scatter's atomic sums agree to rounding."""
-    features = pyramid(dtype, memory_format, channels=4)[1:2]
+    features = pyramid(SIZES, dtype, memory_format, channels=4)[1:2]
     # A block looks at 256 RoIs at a time.
     boxes = make_boxes(270 if mode == "avg" else 20)
     grad = torch.randn(len(boxes), 4, 2, 2, generator=torch.Generator().manual_seed(0)).to(dtype)

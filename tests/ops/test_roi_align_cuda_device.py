@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torchvision
+from helpers.roi_align_inputs import LAYOUTS, layout_of, make_boxes, pyramid
 
 from mrcnn_plugin.ops import multi_level_roi_align, roi_align
 
@@ -17,33 +18,6 @@ SIZES = [(40, 50), (20, 25), (10, 13), (5, 7)]
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
 # Boxes of 8 to 150 pixels then reach all four levels.
 OPTIONS = {"canonical_box_size": 32, "canonical_level": 3}
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def layout_of(tensor: torch.Tensor) -> torch.memory_format:
-    last = tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def pyramid(dtype, memory_format, levels=4, channels=40, batch=2):
-    generator = torch.Generator().manual_seed(levels)
-    return [
-        torch.randn(batch, channels, *size, generator=generator)
-        .to(dtype)
-        .contiguous(memory_format=memory_format)
-        for size in SIZES[:levels]
-    ]
-
-
-def make_boxes(count=40, batch=2, seed=0):
-    """Boxes inside, across the border, outside, of no size, reversed, and much larger than the image."""
-    generator = torch.Generator().manual_seed(seed)
-    start = (torch.rand(count, 2, generator=generator) * 1.4 - 0.2) * torch.tensor([200.0, 160.0])
-    size = 8 * 20 ** torch.rand(count, 2, generator=generator)
-    size[:5] *= torch.tensor([[0.0], [-0.5], [0.01], [50.0], [1e5]])
-    start[5] += 1000
-    index = torch.randint(batch, (count, 1), generator=generator)
-    return torch.cat([index, start, start + size], dim=1)
 
 
 def run(features, boxes, scales, device, grad=None, deterministic=True, **options):
@@ -78,7 +52,7 @@ def test_equal_to_torchvision(memory_format):
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_deterministic_over_10_runs(dtype, memory_format, mode):
-    features = pyramid(dtype, memory_format)
+    features = pyramid(SIZES, dtype, memory_format, channels=40)
     boxes = make_boxes(300)
     grad = torch.randn(300, 40, 7, 7).to(dtype)
     options = {"output_size": 7, "sampling_ratio": 0, "mode": mode, **OPTIONS}
@@ -109,7 +83,9 @@ def test_deterministic_backward_needs_little_memory():
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_no_wait_and_graph_capture(deterministic, mode):
-    features = [f.to(DEVICE).requires_grad_() for f in pyramid(torch.float32, torch.channels_last)]
+    features = [
+        f.to(DEVICE).requires_grad_() for f in pyramid(SIZES, torch.float32, torch.channels_last, channels=40)
+    ]
     boxes = make_boxes(64).to(DEVICE)
     grad = torch.randn(64, 40, 7, 7, device=DEVICE)
     # With options kept in one place, the captured and the plain call cannot differ.
@@ -163,7 +139,9 @@ def test_runs_on_the_current_stream():
 @pytest.mark.parametrize("max_pool", [False, True])
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 def test_opcheck(memory_format, max_pool):
-    features = [f.to(DEVICE).requires_grad_() for f in pyramid(torch.float32, memory_format, 2, 3)]
+    features = [
+        f.to(DEVICE).requires_grad_() for f in pyramid(SIZES[:2], torch.float32, memory_format, channels=3)
+    ]
     torch.library.opcheck(
         torch.ops.mrcnn_plugin.multi_level_roi_align.default,
         (features, make_boxes(6).to(DEVICE), SCALES[:2], 3, 2, 0, 32.0, 3, True, max_pool),

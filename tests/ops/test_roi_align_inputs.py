@@ -29,7 +29,7 @@ ROI = torch.tensor([[0.0, 1.0, 1.0, 6.0, 5.0]])
         (torch.tensor([[0.0, 0, 0, 1, 1], [0, 0, math.nan, 1, 1]]), r"boxes\[1\] must be finite"),
         (torch.tensor([[0.0, 0, -math.inf, 1, 1]]), r"boxes\[0\] must be finite"),
         ([torch.zeros(1, 4)], "list of 2 tensors"),
-        ([torch.zeros(1, 4), torch.zeros(1, 5)], r"boxes\[1\] must have shape \(K, 4\), got \(1, 5\)"),
+        ([torch.zeros(1, 4), torch.zeros(1, 5)], r"boxes\[1\] must have shape \(K, 4\), got \[1, 5\]"),
         (torch.zeros(1, 5, device="meta"), "device"),
     ],
 )

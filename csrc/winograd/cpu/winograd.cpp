@@ -1,0 +1,132 @@
+// winograd_input and winograd_output on the CPU: what comes before and after the matrix products of a 3x3
+// convolution by F(4x4, 3x3), for maps that lie channels last.
+//
+// The points are 0, 1, -1, 1/2, -2 and infinity. With the customary 2 instead of 1/2 errors are three times as
+// large (Barabasz et al., arXiv 1803.10986, on the choice of points).
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <vector>
+
+#include "common/cpu/simd_level.h"
+
+#define MRCNN_LEVEL_FILE "winograd/cpu/transforms.h"
+#include "common/cpu/each_level.h"
+
+namespace mrcnn_plugin {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kTile = 4;
+// Of the widest register: at every level all channels are whole registers.
+constexpr int64_t kChannelMultiple = 16;
+// Tiles that a thread takes at once.
+constexpr int64_t kGrain = 8;
+
+// A map (N, C, H, W) that lies channels last, cut into tiles of 4x4 pixels, row by row, image by image.
+struct Tiles {
+  int64_t channels, height, width, rows, columns, count;
+
+  explicit Tiles(const Tensor& map)
+      : channels(map.size(1)),
+        height(map.size(2)),
+        width(map.size(3)),
+        rows((height + kTile - 1) / kTile),
+        columns((width + kTile - 1) / kTile),
+        count(map.size(0) * rows * columns) {}
+
+  int64_t image(int64_t tile) const { return tile / (rows * columns); }
+  int64_t top(int64_t tile) const { return tile / columns % rows * kTile; }
+  int64_t left(int64_t tile) const { return tile % columns * kTile; }
+  bool holds(int64_t y, int64_t x) const { return y >= 0 && y < height && x >= 0 && x < width; }
+  int64_t offset(int64_t image, int64_t y, int64_t x) const {
+    return ((image * height + y) * width + x) * channels;
+  }
+};
+
+void check_map(const Tensor& map, const char* name) {
+  STD_TORCH_CHECK(map.dim() == 4, name, " must have shape (N, C, H, W)");
+  STD_TORCH_CHECK(map.scalar_type() == ScalarType::Float, name, " must be float32");
+  const int64_t c = map.size(1), h = map.size(2), w = map.size(3);
+  STD_TORCH_CHECK(c % kChannelMultiple == 0, name, " must have a multiple of 16 channels, got ", c);
+  const bool dense = (c == 1 || map.stride(1) == 1) && (w == 1 || map.stride(3) == c) &&
+                     (h == 1 || map.stride(2) == c * w) && (map.size(0) == 1 || map.stride(0) == c * h * w);
+  STD_TORCH_CHECK(dense, name, " must be contiguous in memory format channels_last");
+}
+
+Tensor winograd_input(Tensor input, int64_t first, int64_t count) {
+  check_map(input, "input");
+  const Tiles tiles(input);
+  STD_TORCH_CHECK(0 <= first && 0 <= count && first + count <= tiles.count, "tiles ", first, " to ",
+                  first + count, " are not among the map's ", tiles.count);
+  const auto transform = MRCNN_FOR_LEVEL(simd_level(), transform_tile);
+  Tensor out = torch::stable::new_empty(input, {36, count, tiles.channels}, ScalarType::Float);
+  const float* data = input.const_data_ptr<float>();
+  float* out_data = out.mutable_data_ptr<float>();
+  const std::vector<float> zeros(tiles.channels, 0.0f);
+  torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
+    const float* pixels[36];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = tiles.image(first + i);
+      // One pixel of padding.
+      const int64_t top = tiles.top(first + i) - 1, left = tiles.left(first + i) - 1;
+      for (int64_t p = 0; p < 36; ++p) {
+        const int64_t y = top + p / 6, x = left + p % 6;
+        pixels[p] = tiles.holds(y, x) ? data + tiles.offset(image, y, x) : zeros.data();
+      }
+      transform(pixels, tiles.channels, out_data + i * tiles.channels, count * tiles.channels);
+    }
+  });
+  return out;
+}
+
+Tensor winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias, int64_t first,
+                       bool accumulate, bool relu) {
+  check_map(output, "output");
+  const Tiles tiles(output);
+  STD_TORCH_CHECK(products.dim() == 3 && products.size(0) == 36 && products.size(2) == tiles.channels,
+                  "products must have shape (36, tiles, ", tiles.channels, ")");
+  STD_TORCH_CHECK(products.scalar_type() == ScalarType::Float, "products must be float32");
+  const int64_t count = products.size(1);
+  STD_TORCH_CHECK(0 <= first && first + count <= tiles.count, "tiles ", first, " to ", first + count,
+                  " are not among the map's ", tiles.count);
+  const Tensor rows = torch::stable::contiguous(products);
+  const float* bias_data = nullptr;
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == tiles.channels && bias->is_contiguous() &&
+                        bias->scalar_type() == ScalarType::Float,
+                    "bias must be contiguous float32 of shape (", tiles.channels, ",)");
+    bias_data = bias->const_data_ptr<float>();
+  }
+  const auto combine = MRCNN_FOR_LEVEL(simd_level(), combine_tile);
+  const float* data = rows.const_data_ptr<float>();
+  float* out_data = output.mutable_data_ptr<float>();
+  torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
+    float* pixels[16];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = tiles.image(first + i);
+      const int64_t top = tiles.top(first + i), left = tiles.left(first + i);
+      for (int64_t p = 0; p < 16; ++p) {
+        const int64_t y = top + p / 4, x = left + p % 4;
+        pixels[p] = tiles.holds(y, x) ? out_data + tiles.offset(image, y, x) : nullptr;
+      }
+      combine(data + i * tiles.channels, count * tiles.channels, bias_data, tiles.channels, accumulate, relu,
+              pixels);
+    }
+  });
+  return output;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
+  m.impl("winograd_input", TORCH_BOX(&winograd_input));
+  m.impl("winograd_output", TORCH_BOX(&winograd_output));
+}
+
+}  // namespace mrcnn_plugin

@@ -1,0 +1,31 @@
+"""Whole models as files that run elsewhere: picture in, detections out.
+
+A project whose RoI heads work in a way of their own registers them with `heads_graph`.
+"""
+
+from .graph import DetectionGraph
+from .heads import (
+    CascadeHeads,
+    Detections,
+    Res5Heads,
+    StandardHeads,
+    check_mask_head,
+    heads_graph,
+    mask_probabilities,
+)
+from .pooling import check_pooler, pool
+from .program import trace
+
+__all__ = [
+    "CascadeHeads",
+    "DetectionGraph",
+    "Detections",
+    "Res5Heads",
+    "StandardHeads",
+    "check_mask_head",
+    "check_pooler",
+    "heads_graph",
+    "mask_probabilities",
+    "pool",
+    "trace",
+]

@@ -1,0 +1,57 @@
+"""From a graph to a `torch.export` program, and that program as a .pt2 file."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .graph import DetectionGraph
+
+#: Sides of the pictures that a graph for any size takes, in pixels.
+SIDES = (32, 8192)
+
+
+def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> ExportedProgram:
+    """The graph as a program of ATen's and this package's ops, on the CPU.
+
+    Args:
+        graph: in eval mode, on the CPU.
+        size: (height, width) of the only pictures that it shall take; None: any size within `SIDES`.
+    """
+    # Of unequal sides, neither 0 nor 1 nor a multiple of a stride, which would be taken for constants.
+    height, width = size or (203, 267)
+    channels = len(graph.model.pixel_mean)
+    image = torch.zeros((height, width, channels), dtype=torch.uint8)
+    sides = None if size else {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
+    with torch.no_grad(), _without_size_checks(graph):
+        return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
+
+
+@contextlib.contextmanager
+def _without_size_checks(module: nn.Module) -> Iterator[None]:
+    """Lets Detectron2's Conv2d not ask whether its input is empty, which no graph can tell while it is made.
+
+    The question is whether to refuse an empty batch in training.
+    """
+    convolutions = [one for one in module.modules() if type(one) is Conv2d]
+    for one in convolutions:
+        one.forward = types.MethodType(_conv2d, one)
+    try:
+        yield
+    finally:
+        for one in convolutions:
+            del one.forward
+
+
+def _conv2d(self: Conv2d, x: Tensor) -> Tensor:
+    x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    if self.norm is not None:
+        x = self.norm(x)
+    return x if self.activation is None else self.activation(x)

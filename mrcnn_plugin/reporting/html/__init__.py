@@ -1,0 +1,1 @@
+"""report.html: what a run, or any COCO results file, has to say, as one page without network."""
