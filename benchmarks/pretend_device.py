@@ -139,7 +139,7 @@ def _current() -> Recorder:
 
 
 class recording:
-    """`with recording() as record:` fills a Record; a wait of a backward pass has the place of its forward."""
+    """`with recording() as record:` fills a Record; waits of a backward have the places of its forward."""
 
     def __enter__(self) -> Record:
         self._recorder, self._anomaly = Recorder(), torch.autograd.set_detect_anomaly(True, check_nan=False)

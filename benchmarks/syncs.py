@@ -4,7 +4,7 @@
 
 Nothing is timed and no device is needed: tensors are on the CPU and pretend to be on a device, which tells
 every place where CUDA's host would wait and every operation that CUDA would launch (`pretend_device.py`). A
-wait is an `item`, a `nonzero`, an index by booleans, a copy that is not asked to be asynchronous, and the like;
+wait is an `item`, a `nonzero`, an index by booleans, a copy that is not asked to be asynchronous, and such;
 an operation is at least one kernel. A training step is Detectron2's SimpleTrainer or ours, from the batch on
 the host to the optimizer; inference ends with results at the image's size, on the device.
 """
@@ -97,7 +97,7 @@ def inference_step(model: nn.Module, inputs: list[dict]) -> Callable[[], None]:
 
 
 def records(config: DictConfig, images: int, size: tuple[int, int]) -> dict[str, dict[str, Record]]:
-    """Phase ("training", "inference") -> library -> its second step, when optimizer and caches have their state."""
+    """Phase ("training", "inference") -> library -> its second step, with the state that the first has made."""
     heads = config.roi_heads
     keypoints = heads.keypoint_head.num_keypoints if "keypoint_head" in heads else 0
     inputs = batch(images, size, heads.num_classes, keypoints)
@@ -148,7 +148,7 @@ def main() -> int:
     args = parser.parse_args()
     found = records(model_zoo.get_config(args.config).model, args.images, tuple(args.size))
     print(
-        f"{args.config}, {args.images} images per training step, 1 in inference, torch {torch.__version__}\n"
+        f"{args.config}, {args.images} images in training, 1 in inference, torch {torch.__version__}\n"
     )
     print(summary(found))
     for phase, by_library in found.items():

@@ -64,8 +64,8 @@ class _Sampling(ROIHeads):
             targets: N Instances with `gt_boxes`, `gt_classes` and other fields "gt_...".
 
         Returns:
-            N `SampledProposals`, the positive ones first, with `gt_classes` in [0, num_classes] and, in images
-            that have ground truth, the fields of the one that fits best.
+            N `SampledProposals`, the positive ones first, with `gt_classes` in [0, num_classes]; and, where
+            an image has ground truth, the fields of the one that fits best.
         """
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
