@@ -97,7 +97,7 @@ def inference_step(model: nn.Module, inputs: list[dict]) -> Callable[[], None]:
 
 
 def records(config: DictConfig, images: int, size: tuple[int, int]) -> dict[str, dict[str, Record]]:
-    """Phase ("training", "inference") -> library -> its second step, with the state that the first has made."""
+    """Phase ("training", "inference") -> library -> the second step, which finds all state made."""
     heads = config.roi_heads
     keypoints = heads.keypoint_head.num_keypoints if "keypoint_head" in heads else 0
     inputs = batch(images, size, heads.num_classes, keypoints)

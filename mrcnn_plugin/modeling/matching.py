@@ -162,7 +162,7 @@ class SampledProposals(Instances):
 
 
 def select_foreground(proposals: list[Instances], num_classes: int) -> list[Instances]:
-    """Those whose `gt_classes` are not the background, `num_classes`; no host sync if they were sampled here."""
+    """Those whose `gt_classes` are not the background, `num_classes`; no host sync if sampled here."""
     if all(isinstance(image, SampledProposals) for image in proposals):
         return [image.foreground() for image in proposals]
     return select_foreground_proposals(proposals, num_classes)[0]

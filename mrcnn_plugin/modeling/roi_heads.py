@@ -90,7 +90,7 @@ class _Sampling(ROIHeads):
     def _sampled(
         self, image: Instances, truth: Instances, chosen: Tensor, matched: Tensor, classes: Tensor
     ) -> SampledProposals:
-        """The chosen proposals of an image with their ground truth; what they are chosen by is on the host."""
+        """The chosen proposals of an image with their ground truth; the choice is on the host."""
         device = image.proposal_boxes.device
         chosen, there, labels = (one.to(device, non_blocking=True) for one in (chosen, matched, classes))
         fields = image[chosen].get_fields() | {"gt_classes": labels}

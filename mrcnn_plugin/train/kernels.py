@@ -28,7 +28,7 @@ def depthwise_in_float32(model: nn.Module) -> None:
     """Keeps depthwise convolutions of a model, in place, out of autocast.
 
     On the CPU their gradients in bfloat16 take several times as long as in float32, while the forward pass
-    gains little: there is no matrix product in them. Both measured, with AMX, by `benchmarks/training_step.py`.
+    gains little: there is no matrix product in them. Both were measured, with AMX.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:

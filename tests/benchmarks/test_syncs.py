@@ -1,4 +1,4 @@
-"""How often the host waits for the device in a step of a narrow Mask R-CNN, as benchmarks/syncs.py counts it."""
+"""How often the host waits for the device in a step of a narrow model, as benchmarks/syncs.py counts it."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ config = model_zoo.get_config("Shapes/mask_rcnn_R_18_FPN.py").model
 found = syncs.records(config, 2, (64, 96))
 import json
 print(json.dumps({{
-    phase: {{library: [record.waits.total(), sorted(place for _, place in record.waits)] for library, record in by.items()}}
+    phase: {{name: [one.waits.total(), sorted(place for _, place in one.waits)] for name, one in by.items()}}
     for phase, by in found.items()
 }}))
 """

@@ -95,7 +95,7 @@ def test_losses_are_detectron2s(kind):
 
 
 def test_an_unknown_loss_is_named():
-    with pytest.raises(ValueError, match="smooth_l1 or one of .*, got 'l3'"):
+    with pytest.raises(ValueError, match=r"smooth_l1 or one of .*, got 'l3'"):
         box_regression_loss("l3", None, *torch.zeros(3, 1, 4))
 
 

@@ -1,5 +1,7 @@
 """nms_segments and grouped_nms: by hand, against torchvision, and by the CUDA kernel executed on the host."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -22,7 +24,7 @@ def boxes_of(count, seed):
 
 def peers(boxes, offsets, threshold):
     keep = torch.zeros(len(boxes), dtype=torch.bool)
-    for begin, end in zip(offsets, offsets[1:]):
+    for begin, end in pairwise(offsets):
         keep[begin + nms(boxes[begin:end], torch.arange(end - begin, 0.0, -1), threshold)] = True
     return keep
 
