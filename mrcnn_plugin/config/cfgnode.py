@@ -39,6 +39,7 @@ from .run_config import (
     Results,
     RunConfig,
     TestSet,
+    checked_memory_format,
 )
 
 # By the evaluator_type of a data set; these take its name alone.
@@ -66,6 +67,8 @@ class CfgNodeRunConfig(RunConfig):
         self.eval_period = raw.TEST.EVAL_PERIOD
         self.log_period = 20
         self.float32_precision = raw.get("FLOAT32_PRECISION", "")
+        memory_format = raw.SOLVER.get("MEMORY_FORMAT", "contiguous")
+        self.memory_format = checked_memory_format(memory_format, "SOLVER.MEMORY_FORMAT")
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
         self.test_names = as_names(raw.DATASETS.TEST)

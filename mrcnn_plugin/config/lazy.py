@@ -19,7 +19,16 @@ from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
 from mrcnn_plugin.errors import ConfigError, DatasetError
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
-from .run_config import COCO_RESULTS_FILE, CocoResults, DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .run_config import (
+    COCO_RESULTS_FILE,
+    CocoResults,
+    DataExpectations,
+    Keys,
+    Mapper,
+    RunConfig,
+    TestSet,
+    checked_memory_format,
+)
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
@@ -49,6 +58,8 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
+        memory_format = train.get("memory_format") or "contiguous"
+        self.memory_format = checked_memory_format(memory_format, "train.memory_format")
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))

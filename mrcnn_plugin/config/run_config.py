@@ -14,7 +14,12 @@ from detectron2.evaluation import DatasetEvaluator
 from omegaconf import DictConfig
 from torch import nn
 
+from mrcnn_plugin.errors import ConfigError
+
 from .fine_tuning import Choice
+
+#: What `memory_format` may be.
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
@@ -86,6 +91,18 @@ class TestSet:
     wrap: Callable[[nn.Module], nn.Module] | None = None
 
 
+def checked_memory_format(name: str, key: str) -> str:
+    """`name`, one of `MEMORY_FORMATS`.
+
+    Raises:
+        ConfigError: it is none, as the value of this key.
+    """
+    if name not in MEMORY_FORMATS:
+        known = " or ".join(map(repr, MEMORY_FORMATS))
+        raise ConfigError(f"{key} must be {known}, got {name!r}")
+    return name
+
+
 class RunConfig(ABC):
     """A config, adapted once when it is loaded; nothing after that asks which kind it was.
 
@@ -103,6 +120,7 @@ class RunConfig(ABC):
         eval_period, log_period: in iterations; an eval_period of 0 evaluates at the end only.
         batch_size: images per iteration, of all processes together; None where the config does not say.
         float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
+        memory_format: of weights and maps in training, "contiguous" or "channels_last".
         train_names, test_names: names of data sets.
     """
 
@@ -117,6 +135,7 @@ class RunConfig(ABC):
     log_period: int
     batch_size: int | None
     float32_precision: str
+    memory_format: str
     train_names: list[str]
     test_names: list[str]
 

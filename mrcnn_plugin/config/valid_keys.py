@@ -43,7 +43,7 @@ _TRAIN_KEYS = {
     "train": {
         *("amp", "checkpointer", "cudnn_benchmark", "ddp", "device", "eval_period"),
         *("float32_precision", "init_checkpoint", "log_period", "max_iter", "output_dir", "seed"),
-        *("epochs", "recipe"),
+        *("epochs", "memory_format", "recipe"),
     },
     "train.amp": {"enabled"},
     "train.ddp": {*_parameters(DistributedDataParallel), "fp16_compression"} - {"module", "device_ids"},

@@ -17,8 +17,18 @@ from .bfloat16_trainer import BFloat16Trainer
 Batch = list[dict]
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch of Detectron2's input dicts, copied to a device; the host does not wait for the copies."""
+    copies = []
+    for image in batch:
+        fields = {name: image[name] for name in ("instances", "proposals") if name in image}
+        moved = {name: to_device(value, device) for name, value in fields.items()}
+        copies.append(image | moved | {"image": image["image"].to(device, non_blocking=True)})
+    return copies
+
+
 class _OnDevice:
-    """The batches of a loader, copied to a device; nobody waits for the copies."""
+    """The batches of a loader, on a device."""
 
     def __init__(self, loader: Iterable[Batch], device: torch.device) -> None:
         self._loader = loader
@@ -26,12 +36,7 @@ class _OnDevice:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            yield [self._copied(image) for image in batch]
-
-    def _copied(self, image: dict) -> dict:
-        fields = {name: image[name] for name in ("instances", "proposals") if name in image}
-        moved = {name: to_device(value, self._device) for name, value in fields.items()}
-        return image | moved | {"image": image["image"].to(self._device, non_blocking=True)}
+            yield on_device(batch, self._device)
 
 
 class _OneTransfer(SimpleTrainer):

@@ -13,12 +13,14 @@ from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
 from mrcnn_plugin.config import Results, RunConfig
+from mrcnn_plugin.config.run_config import MEMORY_FORMATS
 from mrcnn_plugin.errors import Interrupted
 from mrcnn_plugin.reporting import finish
 
 from .evaluate import evaluate
 from .few_waits import CpuAMPTrainer, CudaAMPTrainer, Float32Trainer
 from .hooks import InterruptCheckpointer, ProgressBar, StopSignals
+from .kernels import depthwise_in_float32, fuse_frozen_norms
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ def _trainer(config: RunConfig, model: nn.Module) -> SimpleTrainer:
     kind = Float32Trainer
     if config.amp:
         kind = CudaAMPTrainer if config.device.startswith("cuda") else CpuAMPTrainer
+    model.to(memory_format=MEMORY_FORMATS[config.memory_format])
+    fuse_frozen_norms(model)
+    if kind is CpuAMPTrainer:
+        depthwise_in_float32(model)
     optimizer = config.build_optimizer(model)
     return kind(_distributed(model, config), config.build_train_loader(), optimizer)
 
