@@ -271,8 +271,9 @@ def main() -> int:
     print(
         f"\n{args.config}, {args.batch} images of {args.dataset} at {args.short_edge} pixels, "
         f"{'bfloat16' if args.amp else 'float32'}, ours {args.memory_format}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}\n\n{table(medians)}"
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}\n"
     )
+    print(table(medians))
     print(
         f"mapper {1000 * mapping:.0f} ms per image; loader's next batch {1000 * loading:.0f} ms, "
         f"{args.workers} worker(s)"

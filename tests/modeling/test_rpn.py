@@ -195,6 +195,8 @@ def test_detections(options, per_class):
         for cls in (BoxPredictor, FastRCNNOutputLayers)
     )
     same(ours, theirs, "scores", "pred_boxes")
-    for one, other, roi, expected_roi in zip(ours, theirs, rois, expected, strict=True):
+    # Detectron2 counts RoIs without those that are not finite.
+    counted = [torch.tensor([i for i in range(30) if i not in (4, 9)]), torch.arange(5)]
+    for one, other, roi, expected_roi, rows in zip(ours, theirs, rois, expected, counted, strict=True):
         assert torch.equal(one.pred_classes, other.pred_classes)
-        assert torch.equal(roi, expected_roi)
+        assert torch.equal(roi, rows[expected_roi])

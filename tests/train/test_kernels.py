@@ -1,4 +1,4 @@
-"""Kernels of training: the same values and gradients as the layers' own, and copies of a model that are whole."""
+"""Kernels of training: the same values and gradients as the layers' own, and whole copies of a model."""
 
 import copy
 
