@@ -9,6 +9,7 @@ from mrcnn_plugin.ops import (
     heatmaps_to_keypoints,
     library,
     multi_level_roi_align,
+    nms_segments,
     paste_masks,
     rasterize_polygons,
 )
@@ -91,10 +92,15 @@ def paste_soft():
     return paste(threshold=-1)
 
 
-OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize]
+def suppress():
+    boxes = random_boxes(300, torch.Generator().manual_seed(6))
+    return [nms_segments(boxes, torch.tensor([0, 120, 290]), 0.3)]
 
 
-@pytest.mark.parametrize("run", [pool_max, paste, paste_soft, encode, rasterize])
+OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress]
+
+
+@pytest.mark.parametrize("run", [pool_max, paste, paste_soft, encode, rasterize, suppress])
 @pytest.mark.parametrize("level", simd_levels()[1:])
 def test_the_same_bits_at_every_level(run, level, at_level):
     for ours, expected in zip(at_level(level, run), at_level("baseline", run), strict=True):

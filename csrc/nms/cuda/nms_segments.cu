@@ -24,10 +24,10 @@ __device__ bool overlap(const float* a, const float* b, double threshold) {
   return static_cast<double>(inter / (areas - inter)) > threshold;
 }
 
-// The segment's boxes are visited in order, and each that is still kept removes those after it that overlap it.
-__global__ void __launch_bounds__(kThreads)
-    nms_segments_kernel(const float* boxes, const int64_t* offsets, int64_t count, double threshold,
-                        bool* keep) {
+// The segment's boxes are visited in order, and each that is still kept removes those after it that overlap
+// it.
+__global__ void __launch_bounds__(kThreads) nms_segments_kernel(const float* boxes, const int64_t* offsets,
+                                                                int64_t count, double threshold, bool* keep) {
   // Offsets are on the device, where the host cannot check them: clamped, they read nothing out of bounds.
   const int64_t begin = offsets[blockIdx.x] < 0 ? 0 : offsets[blockIdx.x];
   const int64_t end = offsets[blockIdx.x + 1] < count ? offsets[blockIdx.x + 1] : count;
