@@ -21,7 +21,7 @@ $(VENV)/.requirements: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip uv
 	$(UV) -r requirements.txt
-	$(UV) --no-deps 'cityscapesscripts>=2.2'
+	$(UV) --no-deps 'cityscapesscripts>=2.2' 'lvis>=0.5.3'
 	@touch $@
 
 # A Detectron2 that is already importable is kept. Otherwise the unofficial upload of 0.6, pinned by its

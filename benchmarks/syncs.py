@@ -34,7 +34,7 @@ from tabulate import tabulate
 from torch import nn
 
 from mrcnn_plugin import model_zoo
-from mrcnn_plugin.train.few_waits import Float32Trainer
+from mrcnn_plugin.train.trainer import Trainer
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
 LIBRARIES = ("Detectron2", "ours")
@@ -104,7 +104,7 @@ def records(config: DictConfig, images: int, size: tuple[int, int]) -> dict[str,
     # Untrained scores are low: as many detections as the model can give.
     heads.box_predictor.test_score_thresh = 0.0
     built = models(config)
-    trainers = {"Detectron2": SimpleTrainer, "ours": Float32Trainer}
+    trainers = {"Detectron2": SimpleTrainer, "ours": Trainer}
     found: dict[str, dict[str, Record]] = {"training": {}, "inference": {}}
     for library, model in built.items():
         step = training_step(model, inputs, trainers[library])
@@ -147,9 +147,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     found = records(model_zoo.get_config(args.config).model, args.images, tuple(args.size))
-    print(
-        f"{args.config}, {args.images} images in training, 1 in inference, torch {torch.__version__}\n"
-    )
+    print(f"{args.config}, {args.images} images in training, 1 in inference, torch {torch.__version__}\n")
     print(summary(found))
     for phase, by_library in found.items():
         for library, record in by_library.items():

@@ -45,9 +45,8 @@ from mrcnn_plugin import model_zoo
 from mrcnn_plugin.config.optimizer import build_optimizer
 from mrcnn_plugin.config.run_config import MEMORY_FORMATS
 from mrcnn_plugin.data import ensure_registered
-from mrcnn_plugin.train.bfloat16_trainer import BFloat16Trainer
-from mrcnn_plugin.train.few_waits import CpuAMPTrainer, Float32Trainer
 from mrcnn_plugin.train.kernels import depthwise_in_float32, fuse_frozen_norms
+from mrcnn_plugin.train.trainer import Trainer
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
 PREFIX = "stage: "
@@ -101,12 +100,15 @@ def trainer_of(
     parameters = [p for p in model.parameters() if p.requires_grad]
     options = {"fused": True} if mine else {}
     optimizer = build_optimizer(torch.optim.AdamW, parameters, clip_norm=1.0, lr=1e-6, **options)
-    if mine:
-        kind = CpuAMPTrainer if args.amp else Float32Trainer
-    else:
-        kind = BFloat16Trainer if args.amp else SimpleTrainer
     mark_stages(model)
-    trainer = kind(model, _forever(batches), optimizer)
+    batches_again = _forever(batches)
+    if mine:
+        precision = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=args.amp)
+        trainer = Trainer(model, batches_again, optimizer, precision=precision)
+    else:
+        trainer = SimpleTrainer(model, batches_again, optimizer)
+        if args.amp:
+            model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     optimizer.step = _marked(OPTIMIZER, optimizer.step)
     return trainer
 

@@ -24,5 +24,5 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def("winograd_input(Tensor input, SymInt first, SymInt count) -> Tensor");
   m.def(
       "winograd_output(Tensor(a!) output, Tensor products, Tensor? bias, SymInt first, bool accumulate, "
-      "bool relu) -> Tensor(a!)");
+      "bool relu) -> ()");
 }

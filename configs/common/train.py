@@ -16,5 +16,7 @@ train = dict(
     checkpointer=dict(period=5000, max_to_keep=100),
     eval_period=5000,
     log_period=20,
+    # On the CPU, evaluate a copy that `mrcnn_plugin.optimize` makes: the same results in half the time.
+    optimized_evaluation=True,
     device="cuda" if torch.cuda.is_available() else "cpu",
 )

@@ -125,7 +125,7 @@ MRCNN_HOST_DEVICE RoISamples roi_samples(const RoIAxis& axis, int64_t bin, int64
 }
 
 // The two neighbouring pixels of a position and their bilinear weights; `inside` is false where the sample
-// lies outside [-1, size] and counts as 0.
+// lies outside [-1, size] and counts as 0. Both ends are inside, as in torchvision.
 struct RoITap {
   int64_t low;
   int64_t high;
@@ -140,7 +140,8 @@ MRCNN_HOST_DEVICE RoITap roi_tap(double position, int64_t size) {
   const int64_t low = int64_t(position);
   if (low >= size - 1) return RoITap{size - 1, size - 1, 1.0, 0.0, true};
   const double fraction = position - double(low);
-  return RoITap{low, low + 1, 1.0 - fraction, fraction, true};
+  // A pixel without weight is not read: it may be NaN.
+  return RoITap{low, fraction > 0.0 ? low + 1 : low, 1.0 - fraction, fraction, true};
 }
 
 }  // namespace mrcnn_plugin

@@ -101,6 +101,15 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
             torch.save(data, part)
         self.tag_last_checkpoint(os.path.basename(path))
 
+    def save_weights(self, name: str, model: nn.Module, **kwargs: Any) -> None:
+        """Writes `name`.pth with a model's weights and `kwargs` alone: nothing to resume a training from."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving weights to {path}")
+        with replacing(path) as part:
+            torch.save({"model": model.state_dict(), **kwargs}, part)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes this file the one that `--resume` continues from."""
         write_atomically(Path(self.save_dir, "last_checkpoint"), last_filename_basename.encode())

@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from .stand_ins import read_weights_beside_bookkeeping
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +44,8 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Any:
             whose source you trust as you would trust a program.
 
     Returns:
-        What was saved: tensors on the CPU, arrays as writable np.ndarray.
+        What was saved: tensors on the CPU, arrays as writable np.ndarray. Of a checkpoint of MMEngine
+        (MMDetection 3), what holds none of MMEngine's own objects: the weights, but not its `message_hub`.
 
     Raises:
         UnsafeCheckpointError: the file needs code of its own and `allow_pickle` is False.
@@ -83,6 +86,9 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        weights = read_weights_beside_bookkeeping(path)
+        if weights is not None:
+            return weights
         # torch explains itself over many lines; the one that names the global is what helps.
         lines = [line.strip() for line in str(error).splitlines()]
         detail = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])

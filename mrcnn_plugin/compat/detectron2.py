@@ -218,6 +218,7 @@ SHIMS: tuple[Shim, ...] = (
             "detectron2.structures.masks",
             "detectron2.utils.video_visualizer",
             "detectron2.utils.visualizer",
+            "lvis.eval",
         ),
         uses=r"\bnp\.(bool|int|float|str|object)\b(?!_)",
         missing=_numpy_aliases_missing,

@@ -15,11 +15,13 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 from detectron2.evaluation.testing import verify_results
-from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+from detectron2.modeling import DatasetMapperTTA, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -29,6 +31,7 @@ from mrcnn_plugin.data import as_names
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
+from mrcnn_plugin.modeling.test_time_augmentation import flip_indices
 
 from .run_config import (
     COCO_RESULTS_FILE,
@@ -41,6 +44,7 @@ from .run_config import (
     TestSet,
     checked_memory_format,
 )
+from .training_keys import read_training_keys
 
 # By the evaluator_type of a data set; these take its name alone.
 _EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
@@ -52,7 +56,7 @@ _EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
 class CfgNodeRunConfig(RunConfig):
     """A run that a CfgNode describes, its parts built by Detectron2's `build_*` functions."""
 
-    keys = Keys("SOLVER.IMS_PER_BATCH", "MODEL.WEIGHTS")
+    keys = Keys("SOLVER.IMS_PER_BATCH", "MODEL.WEIGHTS", "SEED")
 
     def __init__(self, raw: CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
         # Scales batch size, schedule and rates where SOLVER.REFERENCE_WORLD_SIZE asks for it.
@@ -69,9 +73,11 @@ class CfgNodeRunConfig(RunConfig):
         self.float32_precision = raw.get("FLOAT32_PRECISION", "")
         memory_format = raw.SOLVER.get("MEMORY_FORMAT", "contiguous")
         self.memory_format = checked_memory_format(memory_format, "SOLVER.MEMORY_FORMAT")
+        self.optimized_evaluation = raw.TEST.get("OPTIMIZED", True)
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
         self.test_names = as_names(raw.DATASETS.TEST)
+        self.training = read_training_keys(_lower(raw.TRAIN), self.keys.spell)
         _check_augmented_test(raw)
 
     @property
@@ -81,6 +87,18 @@ class CfgNodeRunConfig(RunConfig):
     @device.setter
     def device(self, device: str) -> None:
         self._update(["MODEL.DEVICE", device])
+
+    @property
+    def seed(self) -> int | None:
+        return None if self.raw.SEED < 0 else self.raw.SEED
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._update(["SEED", seed])
+
+    @property
+    def image_format(self) -> str:
+        return self.raw.INPUT.FORMAT
 
     def _update(self, pairs: list[Any]) -> None:
         frozen = self.raw.is_frozen()
@@ -122,6 +140,9 @@ class CfgNodeRunConfig(RunConfig):
     def build_model(self) -> nn.Module:
         return build_model(self.raw)
 
+    def _augmentations(self) -> DatasetMapperTTA:
+        return DatasetMapperTTA(self.raw)
+
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(self.raw, model)
 
@@ -131,13 +152,36 @@ class CfgNodeRunConfig(RunConfig):
     def build_train_loader(self) -> Iterable[list[dict]]:
         return build_detection_train_loader(self.raw)
 
+    def build_validation_loader(self) -> Iterable[list[dict]]:
+        if not self.test_names:
+            raise ConfigError("TRAIN.VALIDATION_LOSS needs a test set: DATASETS.TEST")
+        model = self.raw.MODEL
+        dataset = get_detection_dataset_dicts(
+            self.test_names,
+            filter_empty=self.raw.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=model.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if model.KEYPOINT_ON else 0,
+        )
+        mapper = DatasetMapper(self.raw, True, augmentations=build_augmentation(self.raw, False))
+        return build_detection_test_loader(
+            dataset, mapper=mapper, num_workers=self.raw.DATALOADER.NUM_WORKERS
+        )
+
+    @property
+    def evaluates_more_at_the_end(self) -> bool:
+        return self.raw.TEST.AUG.ENABLED
+
     def build_test_mapper(self) -> Mapper:
         return DatasetMapper(self.raw, is_train=False)
 
     def build_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
         precise_bn = self.raw.TEST.PRECISE_BN
-        if not (precise_bn.ENABLED and get_bn_modules(model)):
+        if not precise_bn.ENABLED:
             return []
+        if not get_bn_modules(model):
+            raise ConfigError(
+                "TEST.PRECISE_BN.ENABLED: no BatchNorm of this model computes statistics in training "
+                "(MODEL.RESNETS.NORM and the heads' NORM); set it to False, or the norm to BN or SyncBN"
+            )
         cfg = self.raw.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
@@ -150,7 +194,8 @@ class CfgNodeRunConfig(RunConfig):
             yield TestSet(name, loader, self._evaluator(name, "inference"))
             if final and self.raw.TEST.AUG.ENABLED:
                 evaluator = self._evaluator(name, "inference_TTA")
-                yield TestSet(name, loader, evaluator, "_TTA", partial(GeneralizedRCNNWithTTA, self.raw))
+                wrap = partial(self.augmented, metadata=MetadataCatalog.get(name))
+                yield TestSet(name, loader, evaluator, "_TTA", wrap)
 
     def coco_results(self) -> CocoResults | None:
         if not self.test_names or self._evaluator_type(self.test_names[-1]) != "coco":
@@ -185,6 +230,8 @@ class CfgNodeRunConfig(RunConfig):
     def check_evaluation(self) -> None:
         for name in self.test_names:
             self._evaluator_type(name)
+            if self.raw.TEST.AUG.ENABLED and self.raw.TEST.AUG.FLIP and self.raw.MODEL.KEYPOINT_ON:
+                flip_indices(MetadataCatalog.get(name))
 
     def check_results(self, results: Results) -> None:
         absent = [task for task, *_ in self.raw.TEST.EXPECTED_RESULTS if task not in results]
@@ -198,14 +245,12 @@ class CfgNodeRunConfig(RunConfig):
         Path(path).write_text(self.raw.dump())
 
 
+def _lower(node: CfgNode) -> dict[str, Any]:
+    """A section as a dict of LazyConfig's spelling."""
+    return {key.lower(): _lower(v) if isinstance(v, CfgNode) else v for key, v in node.items()}
+
+
 def _check_augmented_test(cfg: CfgNode) -> None:
     """Refuses before training what Detectron2's test-time augmentation asserts after it."""
-    if not cfg.TEST.AUG.ENABLED:
-        return
-    if cfg.MODEL.KEYPOINT_ON:
-        raise ConfigError(
-            "TEST.AUG.ENABLED: Detectron2's test-time augmentation takes no keypoints; set it to False, "
-            "or MODEL.KEYPOINT_ON to False"
-        )
-    if cfg.MODEL.LOAD_PROPOSALS:
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.LOAD_PROPOSALS:
         raise ConfigError("TEST.AUG.ENABLED: test-time augmentation takes no precomputed proposals")

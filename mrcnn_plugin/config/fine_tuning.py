@@ -145,7 +145,7 @@ class FineTuning:
             epochs = min(max(wanted, _FEWEST_EPOCHS), _MOST_EPOCHS)
         length = replace(self, epochs=epochs, batch_size=batch_size).iterations()
         iterations = self.max_iter or length.value
-        warmup = min(max(iterations // 10, 1), 1000)
+        warmup = min(max(iterations // 10, 1), 1000) if iterations > 1 else 0
         quarter = max(1, math.ceil(iterations / 4))
         rate = float(f"{_BASE_LR * math.sqrt(batch_size / 16):.2g}")
         yield Choice("dataloader.train.total_batch_size", batch_size, f"images at once on {self.device}")

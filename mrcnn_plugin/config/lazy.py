@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -29,6 +30,7 @@ from .run_config import (
     TestSet,
     checked_memory_format,
 )
+from .training_keys import read_training_keys
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
 #: What a LazyConfig needs at its top level to be trained.
@@ -40,7 +42,7 @@ RECIPES = ("fine_tune",)
 class LazyRunConfig(RunConfig):
     """A run that a LazyConfig describes, its parts built by `instantiate`."""
 
-    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint")
+    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint", "train.seed")
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
         super().__init__(raw, path, overridden)
@@ -60,9 +62,11 @@ class LazyRunConfig(RunConfig):
         self.float32_precision = train.get("float32_precision") or ""
         memory_format = train.get("memory_format") or "contiguous"
         self.memory_format = checked_memory_format(memory_format, "train.memory_format")
+        self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
+        self.training = read_training_keys(train, self.keys.spell)
 
     def _is_overridden(self, key: str) -> bool:
         """Whether the command line has set the key, or a group that holds it."""
@@ -86,6 +90,19 @@ class LazyRunConfig(RunConfig):
     @device.setter
     def device(self, device: str) -> None:
         OmegaConf.update(self.raw, "train.device", device, force_add=True)
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.raw.train.get("seed")
+        return None if seed is None or seed < 0 else int(seed)
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        OmegaConf.update(self.raw, "train.seed", seed, force_add=True)
+
+    @property
+    def image_format(self) -> str:
+        return self._get("dataloader.train.mapper.image_format", "BGR")
 
     def set_num_classes(self, number: int) -> list[str]:
         # The second key is a one-stage detector's.
@@ -231,6 +248,24 @@ class LazyRunConfig(RunConfig):
 
     def build_train_loader(self) -> Iterable[list[dict]]:
         return self._instantiate("dataloader.train")
+
+    def build_validation_loader(self) -> Iterable[list[dict]]:
+        if not self.test_names:
+            raise ConfigError("train.validation_loss needs a test set: dataloader.test.dataset.names")
+        mapper = self._get("dataloader.train.mapper")
+        if not isinstance(mapper, DictConfig) or not accepts(mapper, "augmentations"):
+            raise ConfigError(
+                "train.validation_loss: dataloader.train.mapper has no augmentations to replace"
+            )
+        # Training's own annotations and filters, on the test sets' names: some keys follow others.
+        loaders = copy.deepcopy(self.raw).dataloader
+        loaders.train.dataset.names = loaders.test.dataset.names
+        loaders.train.mapper.augmentations = loaders.test.mapper.augmentations
+        if accepts(loaders.train.mapper, "copy_paste"):
+            loaders.train.mapper.copy_paste = None
+        dataset, mapper = instantiate(loaders.train.dataset), instantiate(loaders.train.mapper)
+        workers = loaders.test.get("num_workers") or 0
+        return build_detection_test_loader(dataset, mapper=mapper, num_workers=workers)
 
     def build_test_mapper(self) -> Mapper:
         return self._instantiate("dataloader.test.mapper")

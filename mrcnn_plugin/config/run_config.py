@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from detectron2.engine.hooks import HookBase
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import DatasetMapperTTA
 from omegaconf import DictConfig
 from torch import nn
 
 from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.modeling import RCNNWithTTA, RelativeScales
 
 from .fine_tuning import Choice
+from .training_keys import TrainingKeys
 
 #: What `memory_format` may be.
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -34,6 +38,11 @@ class Keys:
 
     batch_size: str
     init_checkpoint: str
+    seed: str
+
+    def spell(self, key: str) -> str:
+        """The user's spelling of a key of `TrainingKeys`, which is a LazyConfig's."""
+        return key if self.seed.islower() else key.upper()
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,9 @@ class RunConfig(ABC):
         batch_size: images per iteration, of all processes together; None where the config does not say.
         float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
         memory_format: of weights and maps in training, "contiguous" or "channels_last".
+        optimized_evaluation: whether what is evaluated is an optimized copy of the model, on the CPU.
         train_names, test_names: names of data sets.
+        training: the keys of the training loop.
     """
 
     keys: Keys
@@ -136,8 +147,10 @@ class RunConfig(ABC):
     batch_size: int | None
     float32_precision: str
     memory_format: str
+    optimized_evaluation: bool
     train_names: list[str]
     test_names: list[str]
+    training: TrainingKeys
 
     def __init__(self, raw: DictConfig | CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
         self.raw = raw
@@ -152,6 +165,20 @@ class RunConfig(ABC):
     @device.setter
     @abstractmethod
     def device(self, device: str) -> None: ...
+
+    @property
+    @abstractmethod
+    def seed(self) -> int | None:
+        """Of the run's random numbers; None where none is given."""
+
+    @seed.setter
+    @abstractmethod
+    def seed(self, seed: int) -> None: ...
+
+    @property
+    @abstractmethod
+    def image_format(self) -> str:
+        """Of the images that the training mapper gives, such as "BGR"."""
 
     @abstractmethod
     def set_num_classes(self, number: int) -> list[str]:
@@ -193,6 +220,21 @@ class RunConfig(ABC):
             ConfigError: a component refuses an argument that the command line has set.
         """
 
+    def augmented(self, model: nn.Module, metadata: Metadata) -> nn.Module:
+        """The model with test-time augmentation: 0.8, 1 and 1.25 times the test size, and mirrored.
+
+        Args:
+            model: in eval mode.
+            metadata: of its classes.
+
+        Raises:
+            ConfigError: a model without RoI heads, or keypoints whose mirror images are not known.
+        """
+        return RCNNWithTTA(model, self._augmentations(), metadata)
+
+    def _augmentations(self) -> DatasetMapperTTA | RelativeScales:
+        return RelativeScales()
+
     @abstractmethod
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of `model`'s parameters."""
@@ -206,6 +248,16 @@ class RunConfig(ABC):
         """Endless batches of mapped dataset dicts."""
 
     @abstractmethod
+    def build_validation_loader(self) -> Iterable[list[dict]]:
+        """The test sets' images with their annotations, augmented as at test time; one image each, once.
+
+        Images without annotations are left out as they are in training.
+
+        Raises:
+            ConfigError: there is no test set, or the mapper has no augmentations to replace.
+        """
+
+    @abstractmethod
     def build_test_mapper(self) -> Mapper:
         """Maps a dataset dict, or only {"file_name": ...}, to the model's input at test time."""
 
@@ -216,6 +268,11 @@ class RunConfig(ABC):
         Args:
             final: whether training is over; test-time augmentation waits for that.
         """
+
+    @property
+    def evaluates_more_at_the_end(self) -> bool:
+        """Whether `test_sets` has more evaluations with `final` than without."""
+        return False
 
     def coco_results(self) -> CocoResults | None:
         """Where the last of the evaluations, without test-time augmentation, leaves its detections.

@@ -45,6 +45,12 @@ def changes(config: RunConfig) -> list[str]:
     return [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in keys]
 
 
+def saved_keys(folder: str) -> dict[str, str]:
+    """Dotted keys of the config that a run folder holds, with their values as written; {} for none."""
+    path = Path(folder, "config.yaml")
+    return dict(_leaves(yaml.compose(path.read_text()))) if path.is_file() else {}
+
+
 def _leaves(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, str]]:
     """Dotted keys and values of a YAML document, as they are written: nothing in it is constructed."""
     if isinstance(node, yaml.ScalarNode):

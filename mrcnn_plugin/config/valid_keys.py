@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mrcnn_plugin.errors import ConfigError
 
 from .optimizer import build_optimizer
+from .training_keys import GROUPS, KEYS
 
 _VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -43,8 +44,9 @@ _TRAIN_KEYS = {
     "train": {
         *("amp", "checkpointer", "cudnn_benchmark", "ddp", "device", "eval_period"),
         *("float32_precision", "init_checkpoint", "log_period", "max_iter", "output_dir", "seed"),
-        *("epochs", "memory_format", "recipe"),
+        *("epochs", "memory_format", "optimized_evaluation", "recipe", *KEYS),
     },
+    **{f"train.{group}": set(names) for group, names in GROUPS.items()},
     "train.amp": {"enabled"},
     "train.ddp": {*_parameters(DistributedDataParallel), "fp16_compression"} - {"module", "device_ids"},
     "train.checkpointer": {*_parameters(hooks.PeriodicCheckpointer)} - {"checkpointer", "max_iter"},

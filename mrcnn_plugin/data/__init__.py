@@ -2,9 +2,11 @@
 
 from mrcnn_plugin.errors import DatasetError
 
+from .albumentations_piece import Albumentations
 from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
 from .coco_summary import CocoSummary, summarize
+from .copy_paste import CopyPasteMapper
 from .metadata import load_metadata, save_metadata
 from .registration import (
     CUSTOM_PREFIX,
@@ -14,15 +16,20 @@ from .registration import (
     register_shapes,
     register_shapes_set,
 )
+from .resumable_loader import ResumableLoader
 from .sampling import repeat_factor_sampler
+from .seeding import kept_generators, seed_generators
 from .semantic import ensure_semantic_labels, register_semantic, register_semantic_sets
 from .split import hold_out
 
 __all__ = [
     "CUSTOM_PREFIX",
+    "Albumentations",
     "CocoSummary",
+    "CopyPasteMapper",
     "DatasetError",
     "DatasetReport",
+    "ResumableLoader",
     "as_names",
     "check_cityscapes",
     "check_datasets",
@@ -30,6 +37,7 @@ __all__ = [
     "ensure_registered",
     "ensure_semantic_labels",
     "hold_out",
+    "kept_generators",
     "load_metadata",
     "register_cityscapes",
     "register_semantic",
@@ -38,6 +46,7 @@ __all__ = [
     "register_shapes_set",
     "repeat_factor_sampler",
     "save_metadata",
+    "seed_generators",
     "summarize",
 ]
 

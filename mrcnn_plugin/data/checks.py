@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -143,6 +144,11 @@ def check_files(name: str, cache_dir: str | os.PathLike | None) -> CocoSummary |
         if isinstance(folder, (str, os.PathLike)) and is_local(folder) and not os.path.isdir(folder):
             raise DatasetError(f"{folder}: no such folder, the {key} of {name}; {path_fix(name, folder)}")
     evaluator = metadata.get("evaluator_type", "coco")
+    if evaluator == "lvis" and importlib.util.find_spec("lvis") is None:
+        raise DatasetError(
+            f"{name}: Detectron2 reads and scores LVIS with the lvis package, which is not installed: "
+            "pip install --no-deps lvis"
+        )
     if evaluator in CITYSCAPES_EVALUATORS and is_local(metadata.image_dir):
         check_cityscapes(metadata.image_dir, metadata.gt_dir, CITYSCAPES_EVALUATORS[evaluator])
     json_file = metadata.get("json_file")

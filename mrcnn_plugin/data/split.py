@@ -33,14 +33,14 @@ def hold_out(name: str, folder: str | Path, *, fraction: float = 0.2, seed: int 
 
     Args:
         name: coco:ANNOTATIONS.json:IMAGE_ROOT, or a registered set in COCO's format.
-        fraction: of the images, in (0, 1), held out; at least one image goes to each part.
+        fraction: of the images, in (0, 1), held out; at least one with annotations goes to each part.
         seed: of the choice.
 
     Returns:
         Names of the two parts: to train on, held out.
 
     Raises:
-        DatasetError: the set is not in COCO's format, or has fewer than two images.
+        DatasetError: the set is not in COCO's format, or fewer than two of its images have annotations.
     """
     ensure_registered(name)
     metadata = MetadataCatalog.get(name)
@@ -48,10 +48,15 @@ def hold_out(name: str, folder: str | Path, *, fraction: float = 0.2, seed: int 
     if not json_file or not image_root:
         raise DatasetError(f"{name}: only a set in COCO's format can be split; name a test set of your own")
     dataset = json.loads(Path(json_file).read_text())
+    annotated = {annotation["image_id"] for annotation in dataset.get("annotations", ())}
     ids = sorted(image["id"] for image in dataset["images"])
-    if len(ids) < 2:
-        raise DatasetError(f"{json_file}: {len(ids)} images cannot be split; name a test set of your own")
-    held_out = choose(ids, fraction, seed)
+    full, empty = [i for i in ids if i in annotated], [i for i in ids if i not in annotated]
+    if len(full) < 2:
+        raise DatasetError(
+            f"{json_file}: {len(full)} images with annotations cannot be split; name a test set of your own"
+        )
+    # Apart, so that a small part is not of empty images alone.
+    held_out = choose(full, fraction, seed) | (choose(empty, fraction, seed) if len(empty) > 1 else set())
     names = []
     for part, is_in in (("train", lambda i: i not in held_out), ("held_out", lambda i: i in held_out)):
         chosen = {

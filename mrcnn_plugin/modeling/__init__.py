@@ -14,6 +14,7 @@ from .rcnn import MaskRCNN, returning_masks_as
 from .rle_masks import RLEMasks
 from .roi_heads import MaskRCNNC4ROIHeads, MaskRCNNROIHeads
 from .rpn import MaskRCNNRPN
+from .test_time_augmentation import RCNNWithTTA, RelativeScales
 from .timm_backbone import TimmBackbone, timm_normalization
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "MaskRCNNROIHeads",
     "MaskRCNNRPN",
     "OneHotKeypointHead",
+    "RCNNWithTTA",
     "RLEMasks",
     "ROIPooler",
+    "RelativeScales",
     "SoftmaxMaskHead",
     "TimmBackbone",
     "add_config",

@@ -14,6 +14,19 @@ def add_config(cfg: CfgNode) -> None:
     cfg.FLOAT32_PRECISION = cfg.get("FLOAT32_PRECISION", "")
     # Of weights and maps in training: "contiguous" or "channels_last".
     cfg.SOLVER.MEMORY_FORMAT = "contiguous"
+    # On the CPU, evaluate a copy that `mrcnn_plugin.optimize` makes.
+    cfg.TEST.OPTIMIZED = True
+    # Keys of the training loop; docs/training_keys.md describes them.
+    cfg.TRAIN = CfgNode(
+        {
+            "BEST_CHECKPOINT": {"METRIC": "", "MODE": ""},
+            "EARLY_STOPPING": {"METRIC": "", "MODE": "", "PATIENCE": 5},
+            "EMA": {"DECAY": 0.0},
+            "VALIDATION_LOSS": False,
+            "ACCUMULATE": 1,
+            "TRACKERS": ["tensorboard"],
+        }
+    )
     head = cfg.MODEL.ROI_MASK_HEAD
     # What `MaskRCNN` returns for masks: "bitmask", "rle" or "raw".
     head.MASK_FORMAT = "bitmask"

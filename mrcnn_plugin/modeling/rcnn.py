@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances, ROIMasks
 from torch import Tensor, nn
@@ -127,7 +127,11 @@ def _rescaled(results: Instances, height: int, width: int) -> Instances:
 
 @contextlib.contextmanager
 def returning_masks_as(model: nn.Module, mask_format: str) -> Iterator[None]:
-    """Lets a MaskRCNN return its masks in this format for a while; other models are left as they are."""
+    """Lets a MaskRCNN return its masks in this format for a while; other models are left as they are.
+
+    The MaskRCNN may be one with test-time augmentation.
+    """
+    model = model.model if isinstance(model, GeneralizedRCNNWithTTA) else model
     if not isinstance(model, MaskRCNN):
         yield
         return

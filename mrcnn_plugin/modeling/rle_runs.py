@@ -66,6 +66,9 @@ def from_segments(parts: Segments, height: int, width: int) -> dict[str, Any]:
     last = np.concatenate([new[1:], [True]]) if len(start) else new
     edges = np.stack([start[new], end[last]], axis=1).ravel()
     counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    if counts[-1] == 0 and len(edges):
+        # As pycocotools encodes it: no run of zeros after a mask that ends with the picture.
+        counts = counts[:-1]
     return mask_util.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
 
 

@@ -47,6 +47,11 @@ def roi_align(
             and boxes that are not finite. CUDA kernels cannot look without waiting for the device: such a
             RoI is NaN there, and nothing is read out of bounds.
 
+    A pixel that is NaN or infinite makes the bins not finite that one of their samples reads it for, with a
+    weight other than 0; every other number is what it would be without. A sample lies in the map up to and
+    including one pixel before its first pixel's centre, and one behind its last one's; this is decided in
+    float64 (torchvision decides in the dtype of the features).
+
     Differentiable once in `input`. The CPU backward always gives the same bits; the CUDA backward does
     under ``torch.use_deterministic_algorithms(True)``.
     """

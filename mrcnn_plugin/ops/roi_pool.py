@@ -24,7 +24,7 @@ def _scripted_roi_pool(
     input: Tensor,
     rois: Tensor | list[Tensor],
     output_size: BroadcastingList2[int],
-    spatial_scale: float,
+    spatial_scale: float = 1.0,
 ) -> Tensor:
     features = half_to_float32(input)
     boxes = rois_tensor(rois, input).to(features.dtype)
@@ -37,9 +37,9 @@ def roi_pool(
     input: Tensor,
     rois: Tensor | list[Tensor],
     output_size: int | tuple[int, int],
-    spatial_scale: float,
+    spatial_scale: float = 1.0,
 ) -> Tensor:
-    """(N, C, H, W) features and boxes to (K, C, P, Q), as `ROIPool`."""
+    """(N, C, H, W) features and boxes to (K, C, P, Q), as `ROIPool`; torchvision's signature."""
     if not isinstance(input, Tensor) and (proxy := scripting.a_proxy(input)) is not None:
         return scripting.recorded(proxy, roi_pool, input, rois, output_size, spatial_scale)
     features = half_to_float32(input)

@@ -1,6 +1,6 @@
 """Trained models made faster for inference."""
 
 from .layout_copies import LayoutCopies
-from .optimize import optimize
+from .optimize import optimize, optimize_for_device
 
-__all__ = ["LayoutCopies", "optimize"]
+__all__ = ["LayoutCopies", "optimize", "optimize_for_device"]

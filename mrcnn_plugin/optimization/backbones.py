@@ -45,8 +45,10 @@ class FusedStem(BasicStem):
         return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
 
 
-_BLOCKS = {BasicBlock: (FusedBasicBlock, ("conv1", "conv2")),
-           BottleneckBlock: (FusedBottleneckBlock, ("conv1", "conv2", "conv3"))}
+_BLOCKS = {
+    BasicBlock: (FusedBasicBlock, ("conv1", "conv2")),
+    BottleneckBlock: (FusedBottleneckBlock, ("conv1", "conv2", "conv3")),
+}
 
 
 def _fuse_block(block: nn.Module, owns_input: bool) -> None:

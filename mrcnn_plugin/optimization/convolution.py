@@ -68,9 +68,7 @@ class FusedConv2d(nn.Conv2d):
             return self._separately(x, residual)
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):
             relu = self.after.name == "relu"
-            return winograd_conv2d(
-                x, self.transformed, self.bias, residual, relu=relu, overwrite=overwrite
-            )
+            return winograd_conv2d(x, self.transformed, self.bias, residual, relu=relu, overwrite=overwrite)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         name, scalars, algorithm, _ = self.after
         onednn: Any = torch.ops.mkldnn

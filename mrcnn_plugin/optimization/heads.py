@@ -86,7 +86,10 @@ def _fuse_activations(head: nn.Sequential) -> None:
 
 def _use_subpixels(head: FCNMaskHead) -> None:
     deconv = head.deconv
-    plain = deconv.kernel_size == deconv.stride == (2, 2) and deconv.padding == deconv.output_padding == (0, 0)
+    plain = deconv.kernel_size == deconv.stride == (2, 2) and deconv.padding == deconv.output_padding == (
+        0,
+        0,
+    )
     known = type(head) is SoftmaxMaskHead or type(head).forward is FCNMaskHead.forward
     if known and type(head).predict is FCNMaskHead.predict and plain and deconv.groups == 1:
         head.deconv = SubpixelDeconvolution(deconv)

@@ -71,9 +71,7 @@ def _format(x: object) -> torch.memory_format | None:
     """Of a tensor (N, C, H, W) that is dense in one format and not the other; None of any other."""
     if not isinstance(x, Tensor) or x.dim() != 4 or x.layout != torch.strided or x.numel() == 0:
         return None
-    first, last = (
-        x.is_contiguous(memory_format=f) for f in (torch.contiguous_format, torch.channels_last)
-    )
+    first, last = (x.is_contiguous(memory_format=f) for f in (torch.contiguous_format, torch.channels_last))
     if first == last:
         return None
     return torch.contiguous_format if first else torch.channels_last

@@ -99,9 +99,7 @@ class SelectingBoxPredictor(FastRCNNOutputLayers):
         results, indices = [], []
         for image, scores, image_deltas in zip(proposals, probabilities, deltas):
             rows = (scores[:, :-1] > self.test_score_thresh).any(dim=1).nonzero()[:, 0]
-            boxes = self.box2box_transform.apply_deltas(
-                image_deltas[rows], image.proposal_boxes.tensor[rows]
-            )
+            boxes = self.box2box_transform.apply_deltas(image_deltas[rows], image.proposal_boxes.tensor[rows])
             detections, kept = fast_rcnn_inference_single_image(
                 boxes,
                 scores[rows],

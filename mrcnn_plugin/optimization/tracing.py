@@ -123,9 +123,8 @@ def _fold_chain(modules: dict[str, nn.Module], calls: _Calls, name: str) -> None
         return
     _replace(modules, norm, nn.Identity())
     after = calls.followers(followers[0])
-    if len(after) == 1 and activation_of(modules[after[0]]) and can_fuse(conv):
-        if fuse(conv, modules[after[0]]):
-            _replace(modules, modules[after[0]], nn.Identity())
+    if len(after) == 1 and activation_of(modules[after[0]]) and fuse(conv, modules[after[0]]):
+        _replace(modules, modules[after[0]], nn.Identity())
 
 
 def _replace(modules: dict[str, nn.Module], old: nn.Module, new: nn.Module) -> None:

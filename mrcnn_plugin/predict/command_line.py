@@ -18,7 +18,7 @@ from mrcnn_plugin.errors import ConfigError
 
 from .inputs import find_inputs, is_video, output_paths, pictures_of
 from .pictures import READ_ERRORS, Pace, predict_pictures
-from .predictor import Predictor, build_predictor, run_files
+from .predictor import CHECKPOINTS, Predictor, build_predictor, run_files
 from .results_log import ResultsLog
 from .tiles import TileSize
 from .videos import Video, outputs_of, predict_video
@@ -29,7 +29,7 @@ Exit status: 0; 1 if an input could not be read; 2 if the command line is wrong.
   predict.py --run output/demo --output out images/
   predict.py --run output/demo --output out images/ --resume        after Ctrl-C or a crash
   predict.py --run output/demo --output out map.tif --tile 1024
-  torchrun --nproc-per-node 8 predict.py --run output/demo --output out images/ --recursive
+  torchrun --nproc-per-node 8 -- predict.py --run output/demo --output out images/
 """
 
 
@@ -45,6 +45,9 @@ def argument_parser() -> argparse.ArgumentParser:
         "inputs", nargs="*", metavar="INPUT", help="image files, folders, quoted globs, or video files"
     )
     parser.add_argument("--run", metavar="FOLDER", help="a run folder of train_net.py, for both")
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="final", help="which weights of --run; default: final"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
     parser.add_argument(
@@ -82,6 +85,9 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="threads that read, and draw; default 4 on a GPU, else 1",
     )
+    pace.add_argument(
+        "--no-optimize", action="store_true", help="run the model as it was trained (on the CPU: slower)"
+    )
     return parser
 
 
@@ -96,9 +102,13 @@ def main(args: argparse.Namespace) -> int:
     """
     if bool(args.run) == bool(args.config_file):
         raise ConfigError("give either --run FOLDER, or --config-file FILE with --weights FILE")
+    if args.checkpoint != "final" and (args.weights or not args.run):
+        raise ConfigError(
+            f"--checkpoint {args.checkpoint} names weights of --run FOLDER; --weights names a file"
+        )
     tile = _check_numbers(args)
     silence_warnings()
-    config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
+    config_file, weights = run_files(args.run, args.checkpoint) if args.run else (args.config_file, "")
     inputs, missing = find_inputs(args.inputs, recursive=args.recursive, skip=args.output)
     if not inputs and args.camera is None:
         raise ConfigError(f"no images found: {', '.join(missing or args.inputs) or 'none were given'}")
@@ -115,6 +125,7 @@ def main(args: argparse.Namespace) -> int:
         device=args.device or "",
         opts=args.opts,
         tta=args.tta,
+        optimized=not args.no_optimize,
     )
     os.makedirs(args.output, exist_ok=True)
     pace = _pace(args, predictor.config.device)

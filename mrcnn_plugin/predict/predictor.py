@@ -22,6 +22,7 @@ from mrcnn_plugin.data import load_metadata
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation import instances_to_coco_json
 from mrcnn_plugin.modeling import returning_masks_as
+from mrcnn_plugin.optimization import optimize_for_device
 
 
 @dataclass
@@ -142,6 +143,7 @@ def build_predictor(
     device: str = "",
     opts: Sequence[str] = (),
     tta: bool = False,
+    optimized: bool = True,
 ) -> Predictor:
     """Loads a config and its weights.
 
@@ -151,6 +153,7 @@ def build_predictor(
         device: "" chooses.
         opts: overrides of the config.
         tta: whether images are augmented; see `RunConfig.augmented`.
+        optimized: on the CPU, predict with a copy that `mrcnn_plugin.optimize` makes of the model.
 
     Raises:
         ConfigError: the config, an override, the threshold or the weights are not usable.
@@ -168,6 +171,8 @@ def build_predictor(
     check_weights(weights, "--weights")
     model = config.build_model().eval()
     DetectionCheckpointer(model, whole=True).load(weights)
+    if optimized:
+        model = optimize_for_device(model)
     if tta:
         model = config.augmented(model, metadata)
     return Predictor(config, model, metadata, threshold)
@@ -182,18 +187,28 @@ def _metadata(config: RunConfig) -> Metadata:
     return dataset_metadata(config)
 
 
-def run_files(folder: str) -> tuple[str, str]:
+#: Which weights of a run folder `run_files` finds: the best evaluation's, the averages, and the last ones.
+CHECKPOINTS = ("final", "best", "ema")
+
+
+def run_files(folder: str, checkpoint: str = "final") -> tuple[str, str]:
     """Config and weights of a run folder: its config.yaml, and model_final.pth or the last checkpoint.
 
+    Args:
+        checkpoint: one of `CHECKPOINTS`; "best" is model_best.pth, "ema" model_ema.pth.
+
     Raises:
-        ConfigError: it holds no config, or no checkpoint yet.
+        ConfigError: it holds no config, or no such checkpoint yet.
     """
     config = os.path.join(folder, "config.yaml")
     if not os.path.isfile(config):
         raise ConfigError(f"--run {folder}: not a run folder, it has no config.yaml")
-    final = os.path.join(folder, "model_final.pth")
-    if os.path.isfile(final):
-        return config, final
+    weights = os.path.join(folder, f"model_{checkpoint}.pth")
+    if os.path.isfile(weights):
+        return config, weights
+    if checkpoint != "final":
+        key = {"best": "train.best_checkpoint.metric", "ema": "train.ema.decay"}[checkpoint]
+        raise ConfigError(f"--checkpoint {checkpoint}: no {weights}; training with {key} writes it")
     last = DetectionCheckpointer(nn.Identity(), folder).get_checkpoint_file()
     if not last:
         raise ConfigError(f"--run {folder}: it has no checkpoint yet")

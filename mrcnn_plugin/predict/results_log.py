@@ -1,8 +1,8 @@
 """Results as JSON lines while they are made, and as one COCO JSON file when all are there.
 
 `predictions.jsonl`, and `predictions.1.jsonl` ... of further processes, hold a line for each picture, written
-as soon as the network has finished with its batch. The first line of each file names the settings. A line that
-a killed process has left half written is dropped.
+as soon as the network has finished with its batch. The first line of each file names the settings. A line
+that a killed process has left half written is dropped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Pictures too large for the network, or with objects too small for it, by tiles that overlap.
 
 Each tile is predicted as a picture of its own. An object in two tiles is found twice, one that a tile's edge
-cuts in parts. Both are recognised where two tiles look at the same pixels: there the masks of one object agree.
+cuts in parts. Both are recognised where two tiles look at the same pixels: there the masks agree.
 What one tile shows whole is kept from that tile; the parts of what none shows whole become the union of their
-masks. All of that is done on RLEs; no mask of the picture's size is ever held as pixels.
+masks. All of that is done on RLEs: no mask of the picture's size is ever held as pixels.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TileSize:
             )
 
     def starts(self, length: int) -> list[int]:
-        """Where the tiles along a side of the picture begin, evenly spaced; the last ends with the picture."""
+        """Where the tiles along a side of the picture begin, evenly spaced; the last ends with it."""
         if length <= self.side:
             return [0]
         count = -(-(length - self.overlap) // (self.side - self.overlap))
@@ -214,7 +214,7 @@ class _Views:
         return both >= _CONTAINED * cut
 
     def explains(self, whole: int, cut: int) -> bool:
-        """Whether an object that one tile shows whole is what another one has cut, perhaps of another class."""
+        """Whether an object that one tile shows whole is what another one has cut, of any class."""
         if self.same(whole, cut):
             return True
         if self.masks is None:

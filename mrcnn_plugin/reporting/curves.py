@@ -17,6 +17,7 @@ from mrcnn_plugin.atomic_files import replacing
 Metrics = Mapping[str, Mapping[int, float]]
 
 _TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+_VALIDATION = "validation/"
 # Losses that span more than this factor are legible on a logarithmic axis only.
 _LOG_SPAN = 12
 
@@ -49,7 +50,10 @@ def plot_curves(metrics: Metrics, path: str, title: str = "") -> None:
 
 
 def curves_figure(metrics: Metrics, title: str = "") -> Figure:
-    """A panel each for the losses, the AP of every task (if it was evaluated) and the learning rate."""
+    """A panel each for the losses, the AP of every task (if it was evaluated) and the learning rate.
+
+    Losses on the test set, "validation/NAME", are dashed lines of the training loss's colour.
+    """
     aps = {name: curve for name, curve in metrics.items() if name.rpartition("/")[2] == "AP" and curve}
     panels = [_plot_losses, *([_plot_aps] if aps else []), *([_plot_rate] if metrics.get("lr") else [])]
     figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained", dpi=110)
@@ -74,12 +78,20 @@ def _line(axes: Axes, curve: Mapping[int, float], **style) -> None:
 
 def _plot_losses(axes: Axes, metrics: Metrics) -> None:
     axes.set_title("Losses", fontsize=10)
-    parts = sorted(name for name in metrics if "loss" in name and name != "total_loss")
-    if "total_loss" in metrics:
-        _line(axes, metrics["total_loss"], color="black", linewidth=1.8, label="total")
-    for name in parts:
-        _line(axes, metrics[name], linewidth=1.1, label=name.removeprefix("loss_"))
-    values = [value for name in ("total_loss", *parts) for value in metrics.get(name, {}).values()]
+    losses = [name for name in metrics if "loss" in name and not name.startswith(_VALIDATION)]
+    parts = sorted(name for name in losses if name != "total_loss")
+    styles = {"total_loss": {"color": "black", "linewidth": 1.8, "label": "total"}}
+    for index, name in enumerate(parts):
+        styles[name] = {"color": f"C{index}", "linewidth": 1.1, "label": name.removeprefix("loss_")}
+    for name, style in styles.items():
+        if metrics.get(name):
+            _line(axes, metrics[name], **style)
+        on_test_set = metrics.get(_VALIDATION + name)
+        if on_test_set:
+            label = "total, test set" if name == "total_loss" else None
+            _line(axes, on_test_set, **{**style, "linestyle": "--", "label": label})
+    shown = [name for name in metrics if "loss" in name]
+    values = [value for name in shown for value in metrics[name].values()]
     if values and min(values) > 0 and max(values) / min(values) > _LOG_SPAN:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -9,7 +9,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 from detectron2.evaluation.evaluator import inference_context
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BoxMode, Instances, PolygonMasks
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -97,6 +97,33 @@ def draw_ground_truth(image: np.ndarray, annotations: Sequence[dict], metadata: 
         keypoints=np.asarray(keypoints, dtype=float).reshape(len(keypoints), -1, 3)
         if has_keypoints
         else None,
+    )
+
+
+def draw_targets(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
+    """Draws what a mapper hands to the model for training, as `draw_predictions` draws predictions.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        instances: of image size (H, W), with `gt_boxes`, `gt_classes`, and `gt_masks` (polygons or bitmasks)
+            and `gt_keypoints` where the mapper gives them.
+    """
+    classes = instances.gt_classes.tolist()
+    masks: Sequence | None = None
+    if instances.has("gt_masks"):
+        given = instances.gt_masks
+        if isinstance(given, PolygonMasks):
+            masks = [[np.asarray(part).tolist() for part in parts] for parts in given.polygons]
+        else:
+            masks = list(given.tensor.bool().numpy())
+    return draw_instances(
+        image,
+        metadata,
+        [class_color(index, metadata) for index in classes],
+        [class_name(index, metadata) for index in classes],
+        boxes=instances.gt_boxes.tensor.numpy(),
+        masks=masks,
+        keypoints=instances.gt_keypoints.tensor.numpy() if instances.has("gt_keypoints") else None,
     )
 
 

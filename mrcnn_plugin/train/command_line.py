@@ -16,12 +16,15 @@ from mrcnn_plugin.checkpoint import check_weights
 from mrcnn_plugin.compat.warnings import silence_warnings
 from mrcnn_plugin.config import RunConfig, dataset_metadata, fit_to_dataset, fit_to_device, load_config
 from mrcnn_plugin.config.fine_tuning import table_of
-from mrcnn_plugin.config.saving import changes, save_config
+from mrcnn_plugin.config.saving import changes, save_config, saved_keys
+from mrcnn_plugin.config.training_keys import EMA_SUFFIX
 from mrcnn_plugin.data import check_datasets, save_metadata
 from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
 
 from .evaluate import evaluate_weights
 from .loop import train
+from .trackers import check_trackers
+from .validation_loss import PREFIX as VALIDATION
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +93,8 @@ def setup(args: argparse.Namespace) -> RunConfig:
     choices = config.fit_to_data()
     _check_batch_size(config)
     config.check_evaluation()
+    if not args.eval_only:
+        _check_training(config)
     if not args.resume:
         check_weights(config.init_checkpoint, config.keys.init_checkpoint)
     _open_run_folder(config, args)
@@ -109,8 +114,36 @@ def _check_batch_size(config: RunConfig) -> None:
         )
 
 
+def _check_training(config: RunConfig) -> None:
+    """Finds before training what its keys could only stumble over in it."""
+    keys, spell = config.training, config.keys.spell
+    check_trackers(keys.trackers, spell("train.trackers"))
+    if keys.early_stopping.metric and config.eval_period <= 0:
+        raise ConfigError(
+            f"{spell('train.early_stopping')} needs evaluations during the run: set the evaluation period"
+        )
+    if keys.validation_loss and not config.test_names:
+        raise ConfigError(f"{spell('train.validation_loss')} needs a test set")
+    for key, metric in keys.metrics.items():
+        if metric.startswith(VALIDATION) and not keys.validation_loss:
+            raise ConfigError(f"{spell(key)} {metric!r} needs {spell('train.validation_loss')}=True")
+        if EMA_SUFFIX in metric and not keys.ema.decay:
+            raise ConfigError(f"{spell(key)} {metric!r} needs {spell('train.ema.decay')}, such as 0.999")
+
+
+def _choose_seed(config: RunConfig, resume: bool) -> None:
+    """A run without a seed gets one, which its folder's config remembers: so it can be resumed exactly."""
+    if config.seed is not None:
+        return
+    saved = saved_keys(config.output_dir).get(config.keys.seed, "") if resume else ""
+    drawn = comm.shared_random_seed()
+    config.seed = int(saved) if saved.isdigit() else drawn
+
+
 def _open_run_folder(config: RunConfig, args: argparse.Namespace) -> None:
     """Creates the run folder, with config, metadata and logs."""
+    if not args.eval_only:
+        _choose_seed(config, args.resume)
     changed = changes(config) if args.resume and comm.is_main_process() else []
     # Without its config_file: it would print the whole file, which config.yaml in the run folder holds.
     default_setup(config.raw, argparse.Namespace(**{**vars(args), "config_file": ""}))

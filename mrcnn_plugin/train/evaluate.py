@@ -14,25 +14,30 @@ from mrcnn_plugin.config import Results, RunConfig, TestSet
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation import takes_rle
 from mrcnn_plugin.modeling import returning_masks_as
+from mrcnn_plugin.optimization import optimize_for_device
 from mrcnn_plugin.reporting import finish
 
 
-def evaluate(config: RunConfig, model: nn.Module, *, final: bool) -> Results:
+def evaluate(config: RunConfig, model: nn.Module, *, final: bool, suffix: str = "") -> Results:
     """Runs every evaluation of a config.
 
-    Where the evaluators take COCO's RLE, the model makes its masks in that form at once.
+    Where the evaluators take COCO's RLE, the model makes its masks in that form at once. What runs is an
+    optimized copy of the model, where the config does not refuse it.
 
     Args:
         model: not wrapped for distributed training.
         final: whether training is over; see `RunConfig.test_sets`.
+        suffix: added to the names of all tasks.
 
     Returns:
         Task -> metric -> value on rank 0, empty on the others; with several test sets, those by their names.
     """
+    if config.optimized_evaluation:
+        model = optimize_for_device(model)
     by_name: dict[str, Results] = {}
     for test_set in config.test_sets(final=final):
         results = _evaluate_set(test_set, model)
-        tasks = {f"{task}{test_set.suffix}": metrics for task, metrics in results.items()}
+        tasks = {f"{task}{test_set.suffix}{suffix}": metrics for task, metrics in results.items()}
         by_name[test_set.name] = OrderedDict({**by_name.get(test_set.name, {}), **tasks})
     return next(iter(by_name.values())) if len(by_name) == 1 else by_name
 
@@ -40,9 +45,8 @@ def evaluate(config: RunConfig, model: nn.Module, *, final: bool) -> Results:
 def _evaluate_set(test_set: TestSet, model: nn.Module) -> Results:
     masks: AbstractContextManager[None] = nullcontext()
     if test_set.wrap is not None:
-        # Test-time augmentation pastes the merged masks itself.
         model = test_set.wrap(model)
-    elif takes_rle(test_set.evaluator):
+    if takes_rle(test_set.evaluator):
         masks = returning_masks_as(model, "rle")
     with masks:
         results = inference_on_dataset(model, test_set.loader, test_set.evaluator)

@@ -1,4 +1,4 @@
-"""Hooks of the train loop: a bar on a terminal, and a checkpoint on Ctrl-C or SIGTERM."""
+"""Hooks of the train loop: seeds, a bar on a terminal, and a checkpoint on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fvcore.common.checkpoint import Checkpointer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mrcnn_plugin.data import seed_generators
 from mrcnn_plugin.errors import Interrupted
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,22 @@ class InterruptCheckpointer(HookBase):
         """Saves the state after the current iteration."""
         self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
         self.saved = True
+
+
+class StepSeed(HookBase):
+    """Makes the random numbers of a step a function of the run's seed, the process and the iteration.
+
+    So a resumed run draws what the unbroken one would have drawn, whatever evaluations came between.
+    """
+
+    # Distinguishes them from those of the train loader's samples.
+    _STEPS = 0
+
+    def __init__(self, seed: int) -> None:
+        self._place = (seed, self._STEPS, comm.get_rank())
+
+    def before_step(self) -> None:
+        seed_generators(*self._place, self.trainer.iter)
 
 
 class ProgressBar(HookBase):

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from mrcnn_plugin.compat.comm import create_local_process_group
-from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
+from mrcnn_plugin.errors import ConfigError, DatasetError, DivergedError, Interrupted
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -156,16 +156,23 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
     """`launch`, with an exit status in place of errors that a person can fix.
 
     Returns:
-        0, or what `main` returned; 2 after a ConfigError or DatasetError, printed as one line; 128 + signal
-        after SIGINT or SIGTERM.
+        0, or what `main` returned; 2 after a ConfigError or DatasetError, printed as one line; 1 after a
+        DivergedError, printed in a few; 128 + signal after SIGINT or SIGTERM.
     """
     try:
         return launch(main, *launch_args) or 0
     except (ConfigError, DatasetError) as error:
         _print_error(str(error))
         return 2
+    except DivergedError as error:
+        _print_error(str(error), everywhere=error.of_one_process)
+        return 1
     except mp.ProcessRaisedException as error:
         # A spawned process hands over its traceback only as text.
+        diverged = re.search(r"^[\w.]*\bDivergedError: (.*)", str(error), re.MULTILINE | re.DOTALL)
+        if diverged:
+            _print_error(diverged[1].strip())
+            return 1
         known = re.findall(r"^[\w.]*\b(?:ConfigError|DatasetError): (.*)", str(error), re.MULTILINE)
         if not known:
             raise
@@ -178,6 +185,6 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
         return 128 + signal.SIGINT
 
 
-def _print_error(text: str) -> None:
-    if int(os.environ.get("RANK", 0)) == 0:
+def _print_error(text: str, *, everywhere: bool = False) -> None:
+    if everywhere or int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {text}", file=sys.stderr, flush=True)

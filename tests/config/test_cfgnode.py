@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import EventStorage
 from helpers.tiny_runs import metrics_of, train_in_process
 
 from mrcnn_plugin.config import fit_to_dataset, load_config
@@ -127,16 +129,21 @@ def test_augmented_test_at_the_end(yaml_file, tmp_path):
     assert "bbox_TTA/AP" not in periodic
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["MODEL.KEYPOINT_ON", "True"], "TEST.AUG.ENABLED: .* takes no keypoints"),
-        (["MODEL.LOAD_PROPOSALS", "True"], "TEST.AUG.ENABLED: .* takes no precomputed proposals"),
-    ],
-)
-def test_augmented_test_that_detectron2_lacks_is_refused(yaml_file, overrides, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config(str(yaml_file), ["TEST.AUG.ENABLED", "True", *overrides])
+def test_augmented_test_with_precomputed_proposals_is_refused(yaml_file):
+    with pytest.raises(ConfigError, match=r"TEST.AUG.ENABLED: .* takes no precomputed proposals"):
+        load_config(str(yaml_file), ["TEST.AUG.ENABLED", "True", "MODEL.LOAD_PROPOSALS", "True"])
+
+
+def test_augmented_test_of_keypoints_needs_to_know_their_partners(yaml_file):
+    keys = ["TEST.AUG.ENABLED", "True", "MODEL.KEYPOINT_ON", "True"]
+    load_config(str(yaml_file), [*keys, "TEST.AUG.FLIP", "False"]).check_evaluation()
+    config = load_config(str(yaml_file), keys)
+    with pytest.raises(ConfigError, match="keypoint_flip_map; they are missing"):
+        config.check_evaluation()
+    names = {"keypoint_names": ("left", "right"), "keypoint_flip_map": (("left", "right"),)}
+    MetadataCatalog.get("mirrored_people").set(**names)
+    config.test_names = ["mirrored_people"]
+    config.check_evaluation()
 
 
 def test_expected_results(yaml_file, tmp_path):
@@ -177,3 +184,26 @@ def test_as_many_detections_are_scored_as_the_model_gives(yaml_file):
     (test_set,) = config.test_sets(final=False)
     assert test_set.evaluator._max_dets_per_image == [1, 10, 300]
     assert config.expected_of_data().max_dets == 300
+
+
+def test_precise_bn_recomputes_the_statistics_that_training_averages(yaml_file):
+    precise = ["TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "1"]
+    config = load_config(str(yaml_file), ["MODEL.DEVICE", "cpu", *precise])
+    fit_to_dataset(config)
+    model = config.build_model()
+    (hook,) = config.build_hooks(model)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=1, storage=None)
+    mean = model.backbone.bottom_up.stem.conv1.norm.running_mean
+    assert mean.abs().max() == 0
+    with EventStorage():
+        hook.after_step()
+    assert mean.abs().max() > 0
+    assert load_config(str(yaml_file)).build_hooks(model) == []
+
+
+def test_precise_bn_without_batchnorm_is_refused_by_name(yaml_file):
+    frozen = ["MODEL.RESNETS.NORM", "FrozenBN", "TEST.PRECISE_BN.ENABLED", "True"]
+    config = load_config(str(yaml_file), ["MODEL.DEVICE", "cpu", *frozen])
+    with pytest.raises(ConfigError, match=r"TEST\.PRECISE_BN\.ENABLED: no BatchNorm of this model") as error:
+        config.build_hooks(config.build_model())
+    assert "\n" not in str(error.value)

@@ -140,6 +140,11 @@ def test_rle_masks_are_read_as_bitmasks():
     assert chosen(summary)[key] == "bitmask"
 
 
+def test_a_single_iteration_has_no_warmup():
+    assert chosen(summary_of(), max_iter=1)["lr_multiplier.lengths"] == [0.0, 1.0]
+    assert chosen(summary_of(), max_iter=2)["lr_multiplier.lengths"] == [0.5, 0.5]
+
+
 def test_rare_classes_are_repeated():
     key = "dataloader.train.sampler"
     assert key not in chosen(summary_of(classes={"a": 60, "b": 40}))

@@ -51,5 +51,16 @@ def test_no_part_is_empty(coco, write, tmp_path, fraction):
 
 
 def test_too_few_images(coco, write, tmp_path):
-    with pytest.raises(DatasetError, match="1 images cannot be split"):
+    with pytest.raises(DatasetError, match="1 images with annotations cannot be split"):
         hold_out(write(many(coco, 1)), tmp_path / "parts")
+
+
+def test_images_without_annotations_are_split_apart(coco, write, tmp_path):
+    dataset = many(coco, 10)
+    # Of images 2 to 9 none has annotations.
+    dataset["annotations"] = dataset["annotations"][:2]
+    train, held_out = hold_out(write(dataset), tmp_path / "parts", fraction=0.25)
+    for part, images in ((train, 7), (held_out, 3)):
+        found, annotated = ids(part)
+        assert len(found) == images
+        assert len(annotated) == 1

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from mrcnn_plugin.train import argument_parser, main
 
 TINY = Path(__file__).with_name("tiny_mask_rcnn.py")
@@ -41,3 +43,25 @@ def start(*command: str) -> subprocess.Popen:
 
 def metrics_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def load(path: Path) -> dict:
+    """A checkpoint's contents."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def assert_same(first: object, second: object, where: str = "") -> None:
+    """Equality to the bit, through nested containers of tensors."""
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, (a, b) in enumerate(zip(first, second)):
+            assert_same(a, b, f"{where}.{index}")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where

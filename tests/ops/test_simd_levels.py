@@ -12,6 +12,8 @@ from mrcnn_plugin.ops import (
     nms_segments,
     paste_masks,
     rasterize_polygons,
+    winograd_conv2d,
+    winograd_weight,
 )
 
 pytestmark = pytest.mark.skipif(not simd_levels(), reason="the native library was not built")
@@ -96,6 +98,15 @@ def suppress():
     boxes = random_boxes(300, torch.Generator().manual_seed(6))
     return [nms_segments(boxes, torch.tensor([0, 120, 290]), 0.3)]
 
+def convolve():
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(2, 32, 11, 14, generator=generator).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(48, 32, 3, 3, generator=generator) / 17
+    return winograd_conv2d(x, winograd_weight(weight), torch.randn(48, generator=generator))
+
+
+OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress, convolve]
+
 
 OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress]
 
@@ -125,6 +136,11 @@ def test_keypoints_lie_at_the_same_pixels(level, at_level):
     ours, expected = at_level(level, find_keypoints), at_level("baseline", find_keypoints)
     assert torch.equal(ours[..., :2], expected[..., :2])
     torch.testing.assert_close(ours[..., 2:], expected[..., 2:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", simd_levels()[1:])
+def test_convolutions_agree_to_rounding(level, at_level):
+    torch.testing.assert_close(at_level(level, convolve), at_level("baseline", convolve), atol=2e-5, rtol=0)
 
 
 def test_the_setting_chooses_the_kernels(at_level):

@@ -153,7 +153,9 @@ class TestEveryModel:
             found += len(expected)
             assert result.get_fields().keys() == expected.get_fields().keys()
             assert torch.equal(result.pred_classes, expected.pred_classes)
-            torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
+            torch.testing.assert_close(
+                result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0
+            )
             torch.testing.assert_close(result.scores, expected.scores, atol=1e-4, rtol=0)
             if expected.has("pred_masks"):
                 torch.testing.assert_close(result.pred_masks, expected.pred_masks, atol=1e-3, rtol=0)
@@ -167,7 +169,7 @@ class TestEveryModel:
         assert found >= 4
 
     def test_no_map_is_copied_into_another_layout(self, name):
-        model, faster = pair(name)
+        faster = pair(name)[1]
         with LayoutCopies() as copies:
             detect(faster, INPUTS)
         # The image itself, and logits of one channel.

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from helpers.tiny_runs import start
 from PIL import Image
 from pycocotools.coco import COCO
 
 from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.predict import argument_parser, main
-from mrcnn_plugin.predict.command_line import find_images, image_ids
+from mrcnn_plugin.predict import argument_parser, main, run_files
+from mrcnn_plugin.predict import pictures as pictures_module
+from mrcnn_plugin.predict.inputs import Input, find_inputs, image_ids, output_paths
+from mrcnn_plugin.predict.predictor import Predictor
+from mrcnn_plugin.predict.results_log import ResultsLog
 
 
 def predict(*arguments) -> int:
@@ -78,7 +83,11 @@ def test_broken_image_is_named_and_skipped(finished_run, test_images, tmp_path, 
     output = tmp_path / "out"
     config = ("--config-file", finished_run / "config.yaml", "--weights", finished_run / "model_final.pth")
     assert predict(folder, tmp_path / "absent.png", *config, "--output", output) == 1
-    assert sorted(path.name for path in output.iterdir()) == ["good.png", "predictions.json"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "good.png",
+        "predictions.json",
+        "predictions.jsonl",
+    ]
     errors = capsys.readouterr().err
     for name in ("broken.png", "text.jpg", "absent.png"):
         assert str(name) in errors
@@ -104,12 +113,49 @@ def test_threshold(finished_run, test_images, tmp_path):
         assert bool(results) == (threshold == 0.0)
 
 
-def test_find_images(tmp_path):
-    for name in ("b.PNG", "a.jpg", "c.txt"):
+def test_the_best_and_the_averaged_weights_of_a_run(finished_run, test_images, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    for name in ("best", "ema"):
+        with pytest.raises(
+            ConfigError, match=f"--checkpoint {name}: no .*model_{name}.pth; training with train"
+        ):
+            run_files(str(run), name)
+    weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    # All scores become those of equal logits.
+    blank = {key: torch.zeros_like(w) if "cls_score" in key else w for key, w in weights.items()}
+    torch.save({"model": blank, "iteration": 3}, run / "model_best.pth")
+    assert run_files(str(run), "best") == (str(run / "config.yaml"), str(run / "model_best.pth"))
+    for checkpoint, scores in (("final", None), ("best", {0.2})):
+        output = tmp_path / checkpoint
+        line = ["--run", run, "--checkpoint", checkpoint, "--score-threshold", "0", "--output", output]
+        assert predict(*line, sorted(test_images.iterdir())[0]) == 0
+        found = {round(r["score"], 4) for r in json.loads((output / "predictions.json").read_text())}
+        assert (found == scores) == (checkpoint == "best")
+
+
+def test_find_inputs(tmp_path):
+    for name in ("b.PNG", "a.jpg", "c.txt", "clip.mp4", "sub/d.png", "sub/deep/b.PNG", "out/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    files, missing = find_images([str(tmp_path), str(tmp_path / "*.jpg"), str(tmp_path / "*.gif")])
-    assert [Path(file).name for file in files] == ["a.jpg", "b.PNG"]
+    files, missing = find_inputs([str(tmp_path), str(tmp_path / "*.jpg"), str(tmp_path / "*.gif")])
+    assert [Path(file.path).name for file in files] == ["a.jpg", "b.PNG"]
     assert missing == [str(tmp_path / "*.gif")]
+    files, _ = find_inputs([str(tmp_path)], recursive=True, skip=str(tmp_path / "out"))
+    assert [file.name for file in files] == ["a", "b", "sub/d", "sub/deep/b"]
+    files, _ = find_inputs([str(tmp_path / "clip.mp4"), str(tmp_path)], recursive=True)
+    assert [file.name for file in files] == ["clip", "a", "b", "out/a", "sub/d", "sub/deep/b"]
+    # The output folder itself may be searched.
+    files, _ = find_inputs([str(tmp_path)], skip=str(tmp_path))
+    assert len(files) == 2
+
+
+def test_output_paths():
+    files = [Input("x/a.jpg", "a"), Input("y/a.jpg", "a"), Input("y/sub/a.jpg", "sub/a")]
+    assert output_paths(files, "out", ".png") == ["out/a.png", "out/a_2.png", "out/sub/a.png"]
+    assert output_paths(files[:1], "out", "", taken=["a"]) == ["out/a_2"]
+    with pytest.raises(ConfigError, match=r"--output x: x/a\.jpg would be overwritten"):
+        output_paths(files, "x", ".jpg")
 
 
 def test_image_ids():
@@ -118,14 +164,131 @@ def test_image_ids():
     assert image_ids(["a.jpg", "7.jpg"]) == [1, 2]
 
 
+@pytest.fixture
+def line(finished_run, test_images, tmp_path):
+    """A command line of all test images."""
+    return lambda name, *more: (
+        test_images,
+        *("--run", finished_run, "--score-threshold", "0", "--output", tmp_path / name),
+        *more,
+    )
+
+
+def result_of(folder: Path) -> str:
+    return (folder / "predictions.json").read_text()
+
+
+def test_no_overlays(line, tmp_path):
+    assert predict(*line("out", "--no-overlays")) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.json", "predictions.jsonl"}
+    assert json.loads(result_of(tmp_path / "out"))
+
+
+def test_batches_give_what_single_images_give(line, tmp_path):
+    for batch in (1, 4):
+        assert predict(*line(str(batch), "--no-overlays", "--batch", batch, "--workers", 2)) == 0
+    one, four = (json.loads(result_of(tmp_path / name)) for name in "14")
+    assert len(one) == len(four) > 0
+    for mine, theirs in zip(one, four):
+        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=1e-3)
+        assert (mine["file_name"], mine["segmentation"]) == (theirs["file_name"], theirs["segmentation"])
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+@pytest.mark.parametrize("overlays", [True, False])
+def test_resumed_after_being_killed(line, test_images, tmp_path, monkeypatch, overlays):
+    """Killed in the network or in drawing: every picture but those of that batch is predicted once."""
+    more = ["--batch", 2] if overlays else ["--batch", 2, "--no-overlays"]
+    assert predict(*line("whole", *more)) == 0
+    detect, draw, batches = Predictor.detect, pictures_module._draw, []
+
+    def dying(self, inputs):
+        batches.append(len(inputs))
+        if len(batches) in (2, 4):
+            raise Killed
+        return detect(self, inputs)
+
+    def killed_drawing(path, *rest):
+        if len(batches) == 1:
+            raise Killed
+        draw(path, *rest)
+
+    monkeypatch.setattr(Predictor, "detect", dying)
+    monkeypatch.setattr(pictures_module, "_draw", killed_drawing)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            predict(*line("killed", *more, "--resume"))
+        assert not (tmp_path / "killed" / "predictions.json").exists()
+    assert predict(*line("killed", *more, "--resume")) == 0
+    # Six pictures. The first batch is lost with its overlays only; those that died in the network come again.
+    assert batches == ([2, 2, 2, 2, 2, 2] if overlays else [2, 2, 2, 2, 2])
+    assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
+    names = lambda name: sorted(path.name for path in (tmp_path / name).iterdir())  # noqa: E731
+    assert names("killed") == names("whole")
+    batches.clear()
+    assert predict(*line("killed", *more, "--resume")) == 0
+    assert batches == []
+    assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
+
+
+def test_resume_with_other_settings_is_refused(line):
+    assert predict(*line("out", "--no-overlays")) == 0
+    with pytest.raises(ConfigError, match="was predicted with --tile = None, now it is 64"):
+        predict(*line("out", "--no-overlays", "--resume", "--tile", 64))
+
+
+def test_without_resume_it_starts_again(line, monkeypatch):
+    assert predict(*line("out", "--no-overlays")) == 0
+    cleared = []
+    monkeypatch.setattr(ResultsLog, "clear", lambda self: cleared.append(self))
+    assert predict(*line("out", "--no-overlays")) == 0
+    assert cleared
+
+
+def test_two_processes_give_what_one_gives(line, tmp_path):
+    assert predict(*line("one", "--no-overlays")) == 0
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
+    # Without the dashes torchrun takes --run for an abbreviation of its own options.
+    process = start(*torchrun, "--", "predict.py", *map(str, line("two", "--no-overlays")))
+    output, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    assert result_of(tmp_path / "two") == result_of(tmp_path / "one")
+    lines = [(tmp_path / "two" / f"predictions{part}.jsonl").read_text().splitlines() for part in ("", ".1")]
+    assert [len(part) for part in lines] == [4, 4], "a header and half of the six pictures each"
+    assert output.count("predictions.json") == 1
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_tiles_of_the_program(line, test_images, tmp_path):
+    assert predict(*line("tiles", "--tile", 48, "--overlap", 24)) == 0
+    for result in json.loads(result_of(tmp_path / "tiles")):
+        assert result["segmentation"]["size"] == [64, 64]
+    for file in test_images.iterdir():
+        assert min(Image.open(tmp_path / "tiles" / f"{file.stem}.png").size) == 400
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["x.png"], "give either --run FOLDER, or --config-file FILE"),
         (["x.png", "--run", "/nowhere"], "--run /nowhere: not a run folder"),
         (["/nowhere.png", "--run", "RUN"], "no images found: /nowhere.png"),
+        (["--run", "RUN"], "no images found: none were given"),
+        (["IMAGE", "--run", "RUN", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["IMAGE", "--run", "RUN", "--overlap", "8"], "--overlap needs --tile SIZE"),
+        (["IMAGE", "--run", "RUN", "--tile", "16"], "--tile must be at least 32 pixels, got 16"),
         (["IMAGE", "--run", "RUN", "--weights", "/w.pth"], "--weights: no weights at '/w.pth'"),
         (["IMAGE", "--run", "RUN", "--score-threshold", "50"], "--score-threshold must be in [0, 1], got 50"),
+        (["IMAGE", "--config-file", "c.py", "--checkpoint", "best"], "names weights of --run FOLDER"),
         (["IMAGE", "--run", "RUN", "--device", "gpu"], "--device gpu: "),
         (["IMAGE", "--run", "RUN", "--opts", "model.roi_heds.x=1"], "unknown key 'model.roi_heds.x'"),
     ],

@@ -69,9 +69,9 @@ def test_a_mapper_of_ones_own_is_called(predictor, image):
             result = super().__call__(dataset_dict)
             return {**result, "image": 255 - result["image"]}
 
-    plain, _ = predictor._read(image)
+    plain, _ = predictor.read(image)
     predictor._mapper = Inverted(is_train=False, augmentations=[], image_format="BGR")
-    inverted, picture = predictor._read(image)
+    inverted, picture = predictor.read(image)
     assert torch.equal(inverted["image"], 255 - plain["image"])
     assert np.array_equal(picture, np.asarray(Image.open(image).convert("RGB")))
 

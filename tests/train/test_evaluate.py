@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from detectron2.evaluation import COCOEvaluator as StockEvaluator
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
-from mrcnn_plugin.config import TestSet
+from mrcnn_plugin.config import TestSet, load_config
 from mrcnn_plugin.evaluation import COCOEvaluator, takes_rle
 from mrcnn_plugin.modeling import MaskRCNN
 from mrcnn_plugin.train import evaluate
@@ -40,8 +41,8 @@ class Model(MaskRCNN):
         return [self.mask_format for _ in inputs]
 
 
-def config_of(*sets):
-    return SimpleNamespace(test_sets=lambda final: iter(sets))
+def config_of(*sets, optimized=True):
+    return SimpleNamespace(test_sets=lambda final: iter(sets), optimized_evaluation=optimized)
 
 
 @pytest.mark.parametrize("rle", [True, False])
@@ -71,3 +72,46 @@ def test_who_takes_rle():
     assert takes_rle([ours, ours])
     assert not takes_rle(stock)
     assert not takes_rle([ours, stock])
+
+
+class Kind(DatasetEvaluator):
+    """Its result is whether a RPN head of Detectron2's own class ran."""
+
+    def reset(self):
+        self.own = []
+
+    def process(self, inputs, outputs):
+        self.own += outputs
+
+    def evaluate(self):
+        return {"kind": {"own": float(all(self.own))}}
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = StandardRPNHead(in_channels=16, num_anchors=1, conv_dims=(-1,))
+
+    def forward(self, inputs):
+        return [type(self.head) is StandardRPNHead for _ in inputs]
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+def test_an_optimized_copy_is_evaluated_unless_refused(optimized):
+    model = Detector().train()
+    config = config_of(TestSet("a", [[1]], Kind()), optimized=optimized)
+    assert evaluate(config, model, final=False) == {"kind": {"own": float(not optimized)}}
+    assert model.training
+    assert type(model.head) is StandardRPNHead
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [("LazyConfig", "train.optimized_evaluation=False"), ("YAML", "TEST.OPTIMIZED=False")],
+)
+def test_the_switch_is_a_key_of_both_kinds_of_config(kind, line, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("VERSION: 2\n")
+    name = "Shapes/mask_rcnn_R_18_FPN.py" if kind == "LazyConfig" else str(file)
+    assert load_config(name, []).optimized_evaluation
+    assert not load_config(name, [line]).optimized_evaluation

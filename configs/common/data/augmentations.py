@@ -7,6 +7,7 @@ dataloader.train.mapper.augmentations = [*dataloader.train.mapper.augmentations,
 import mrcnn_plugin
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
+from mrcnn_plugin.data import Albumentations, CopyPasteMapper
 
 
 def resize(short_edges, max_size=1333):
@@ -23,6 +24,19 @@ def scale_jitter(size, min_scale=0.1, max_scale=2.0):
         L(T.ResizeScale)(min_scale=min_scale, max_scale=max_scale, target_height=size, target_width=size),
         L(T.FixedSizeCrop)(crop_size=(size, size)),
     ]
+
+
+def albumentations(*transforms):
+    """Transforms of albumentations as one step, such as L(albumentations.HueSaturationValue)(p=0.5)."""
+    return L(Albumentations)(transforms=list(transforms), image_format="${...image_format}")
+
+
+def copy_paste(mapper, share=1.0):
+    """Lets `dataloader.train.mapper` paste objects of a second image onto this share of the images.
+
+    After the augmentations, of which arXiv 2012.07177 takes `scale_jitter` and `flip`.
+    """
+    mapper.update(_target_=CopyPasteMapper, dataset="${..dataset}", copy_paste=share, use_instance_mask=True)
 
 
 def detr():

@@ -43,8 +43,8 @@ class Plans {
         const MapView<T>& map = maps[place.level];
         plans_[i] = builder.build(call.boxes, place, {map.height, map.width});
         if (lanes == 0) continue;
-        plans_[i].x_gather = builder.pack(plans_[i].x.gather, lanes);
-        plans_[i].x_scatter = builder.pack(plans_[i].x.scatter, lanes);
+        plans_[i].x_gather = builder.pack(plans_[i].x.gather, lanes, false);
+        plans_[i].x_scatter = builder.pack(plans_[i].x.scatter, lanes, true);
       }
     });
   }

@@ -24,7 +24,9 @@ MRCNN_INLINE void apply_shuffles(const Shuffles<A>& shuffles, const A* from, A* 
     const Vector<A> low = load(from + segment.offset);
     const Vector<A> high = load(from + segment.offset + R::kLanes);
     for (int32_t tap = 0; tap < segment.taps; ++tap) {
-      sum += __builtin_shuffle(low, high, read_as<typename R::Indices>(index)) * load(weight);
+      const Vector<A> share = load(weight);
+      const Vector<A> part = __builtin_shuffle(low, high, read_as<typename R::Indices>(index)) * share;
+      sum += segment.partial ? (share != A(0) ? part : Vector<A>{}) : part;
       index += R::kLanes;
       weight += R::kLanes;
     }
@@ -141,7 +143,8 @@ void pool_nchw(const T* window, const T* end, int64_t channel_stride, int64_t ro
   using A = Accumulator<T>;
   constexpr int kLanes = Register<A>::kLanes;
   const int64_t bin_count = int64_t(plan.y.gather.rows) * plan.x.gather.rows;
-  const bool narrow = plan.x_gather.blocks == 1 && plan.x_gather.segments == 1 && plan.x.extent <= 2 * kLanes;
+  const bool narrow = plan.x_gather.blocks == 1 && plan.x_gather.segments == 1 &&
+                      !plan.x_gather.segment[0].partial && plan.x.extent <= 2 * kLanes;
   const int64_t reach = (plan.y.extent - 1) * row_stride + 2 * kLanes;
   A* bins = scratch + plan.y.gather.rows * (plan.x.extent + 3 * kLanes);
   for (int64_t c = 0; c < channels; ++c) {

@@ -63,11 +63,14 @@ struct BandMatrix {
 };
 
 // A band as register shuffles, for `lanes` numbers per register: segment after segment, `taps` registers of
-// indices and of weights, to be applied to the two registers of input at `offset`.
+// indices and of weights, to be applied to the two registers of input at `offset`. A lane with fewer taps
+// reads one of its own numbers again, with weight 0; in a `partial` segment some lane has none, and what a
+// weight of 0 is multiplied by must not count, as it may be NaN.
 struct ShuffleSegment {
   int32_t block;
   int32_t offset;
   int32_t taps;
+  bool partial;
 };
 
 template <typename A>
@@ -150,18 +153,19 @@ class PlanBuilder {
     return plan;
   }
 
-  Shuffles<A> pack(const BandMatrix<A>& band, int32_t lanes) {
+  // padded: whether the lanes behind the last row are added to something, too.
+  Shuffles<A> pack(const BandMatrix<A>& band, int32_t lanes, bool padded) {
     segments_.clear();
     index_.clear();
     shuffle_weight_.clear();
     const int32_t blocks = (band.rows + lanes - 1) / lanes;
-    for (int32_t block = 0; block < blocks; ++block) pack_block(band, block, lanes);
+    for (int32_t block = 0; block < blocks; ++block) pack_block(band, block, lanes, padded);
     return {blocks, int32_t(segments_.size()), copy(segments_), copy(index_), copy(shuffle_weight_)};
   }
 
  private:
   // Takes the entries of `lanes` rows from left to right, two registers of columns at a time.
-  void pack_block(const BandMatrix<A>& band, int32_t block, int32_t lanes) {
+  void pack_block(const BandMatrix<A>& band, int32_t block, int32_t lanes, bool padded) {
     const int32_t first = block * lanes;
     const int32_t rows = std::min(lanes, band.rows - first);
     next_.assign(band.start + first, band.start + first + rows);
@@ -171,6 +175,8 @@ class PlanBuilder {
         if (next_[r] < band.start[first + r + 1]) offset = std::min(offset, band.column[next_[r]]);
       }
       if (offset == band.columns) return;
+      bool partial = padded && rows < lanes;
+      for (int32_t r = 0; r < rows; ++r) partial |= !reaches(band, first + r, next_[r], offset, lanes);
       int32_t taps = 0;
       for (bool found = true; found; ++taps) {
         found = false;
@@ -181,7 +187,7 @@ class PlanBuilder {
       for (int32_t r = 0; r < rows; ++r) {
         while (reaches(band, first + r, next_[r], offset, lanes)) ++next_[r];
       }
-      segments_.push_back({block, offset, taps});
+      segments_.push_back({block, offset, taps, partial});
     }
   }
 
@@ -193,7 +199,8 @@ class PlanBuilder {
                   int32_t lanes) {
     for (int32_t r = 0; r < lanes; ++r) {
       const bool used = r < rows && reaches(band, first + r, next_[r] + tap, offset, lanes);
-      index_.push_back(used ? band.column[next_[r] + tap] - offset : 0);
+      const bool own = r < rows && reaches(band, first + r, next_[r], offset, lanes);
+      index_.push_back(own ? band.column[next_[r] + (used ? tap : 0)] - offset : 0);
       shuffle_weight_.push_back(used ? band.weight[next_[r] + tap] : A(0));
     }
   }

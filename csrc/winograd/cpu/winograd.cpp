@@ -1,8 +1,8 @@
 // winograd_input and winograd_output on the CPU: what comes before and after the matrix products of a 3x3
 // convolution by F(4x4, 3x3), for maps that lie channels last.
 //
-// The points are 0, 1, -1, 1/2, -2 and infinity. With the customary 2 instead of 1/2 errors are three times as
-// large (Barabasz et al., arXiv 1803.10986, on the choice of points).
+// The points are 0, 1, -1, 1/2, -2 and infinity. With the customary 2 instead of 1/2, errors are three times
+// as large (Barabasz et al., arXiv 1803.10986, on the choice of points).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -85,8 +85,8 @@ Tensor winograd_input(Tensor input, int64_t first, int64_t count) {
   return out;
 }
 
-Tensor winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias, int64_t first,
-                       bool accumulate, bool relu) {
+void winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias, int64_t first,
+                     bool accumulate, bool relu) {
   check_map(output, "output");
   const Tiles tiles(output);
   STD_TORCH_CHECK(products.dim() == 3 && products.size(0) == 36 && products.size(2) == tiles.channels,
@@ -119,7 +119,6 @@ Tensor winograd_output(Tensor output, Tensor products, std::optional<Tensor> bia
               pixels);
     }
   });
-  return output;
 }
 
 }  // namespace

@@ -1,9 +1,13 @@
-"""RoIAlign in plain PyTorch: a loop over RoIs, each pooled by two small dense matrices."""
+"""RoIAlign in plain PyTorch: a loop over RoIs, each pooled by two small dense matrices.
+
+The matrices hold zeros for the pixels that a bin does not read; those must not count even where such a pixel
+is NaN, of which 0 times is NaN.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,12 +135,34 @@ def _bins(
     return _Samples(positions, samples, size)
 
 
+class _FiniteOnly(torch.autograd.Function):
+    """0 for what is not finite, and the gradient as if it were: an average's does not depend on the pixel."""
+
+    @staticmethod
+    def forward(ctx: Any, window: Tensor) -> Tensor:
+        return window.nan_to_num(0.0, 0.0, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def _contaminated(pooled: Tensor, window: Tensor, equation: str, rows: Tensor, columns: Tensor) -> Tensor:
+    """`pooled` of finite pixels; NaN where one that is not has a weight other than 0."""
+    bad = ~torch.isfinite(window.detach())
+    if not bad.any():
+        return pooled
+    read = torch.einsum(equation, (rows != 0).float(), bad.float(), (columns != 0).float()) > 0
+    return pooled + torch.zeros_like(pooled).masked_fill(read, math.nan)
+
+
 def _average(window: Tensor, ys: _Samples, xs: _Samples) -> Tensor:
     """(C, H, W) to (C, P, Q): the sum over samples of A_y F A_x^T over their number."""
     window = window if window.dtype == torch.float64 else window.float()
     rows = ys.weights(torch.float64).sum(1) / max(ys.total, 1)
     columns = xs.weights(torch.float64).sum(1) / max(xs.total, 1)
-    return rows.to(window.dtype) @ window @ columns.to(window.dtype).T
+    pooled = rows.to(window.dtype) @ _FiniteOnly.apply(window) @ columns.to(window.dtype).T
+    return _contaminated(pooled, window, "ph,chw,qw->cpq", rows, columns)
 
 
 def _max(window: Tensor, ys: _Samples, xs: _Samples) -> Tensor:
@@ -145,7 +171,9 @@ def _max(window: Tensor, ys: _Samples, xs: _Samples) -> Tensor:
     rows, columns = ys.weights(window.dtype), xs.weights(window.dtype)
     if rows.shape[1] == 0 or columns.shape[1] == 0:
         return window.sum() * 0 + window.new_zeros(len(window), len(rows), len(columns))
-    samples = torch.einsum("pih,chw,qjw->cpqij", rows, window, columns).flatten(3)
+    equation = "pih,chw,qjw->cpqij"
+    samples = torch.einsum(equation, rows, _FiniteOnly.apply(window), columns)
+    samples = _contaminated(samples, window, equation, rows, columns).flatten(3)
     if rows.shape[1] < ys.total or columns.shape[1] < xs.total:
         samples = torch.cat([samples, torch.zeros_like(samples[..., :1])], dim=3)
     return samples.max(dim=3).values

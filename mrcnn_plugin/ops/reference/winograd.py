@@ -55,9 +55,7 @@ def transform_weight(weight: Tensor) -> Tensor:
     return (both @ columns.flatten(1)).view(36, *columns.shape[1:]).to(weight.dtype)
 
 
-def conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool
-) -> Tensor:
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
     """See `mrcnn_plugin.ops.winograd_conv2d`."""
     height, width = input.shape[2:]
     b, a = input_matrix().to(input), output_matrix().to(input)

@@ -88,7 +88,9 @@ def source_of(args: argparse.Namespace) -> Source:
             raise DatasetError(f"{folder}: no such folder")
     truth = read_annotations(args.annotations)
     source = Source(
-        title=f"Detections on {Path(args.annotations).name}",
+        title=f"Run {Path(args.run).resolve().name}"
+        if args.run
+        else f"Detections on {Path(args.annotations).name}",
         ground_truth=truth,
         results=read_results(args.results, truth),
         image_root=args.images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -32,8 +33,11 @@ def write_run_report(config: RunConfig, results: Results, iteration: int | None)
     try:
         write_report(_source(config, results, iteration), path)
     except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        logger.warning(f"report.html was not written ({cause}){_again(config)}")
+        cause, again = " ".join(f"{type(error).__name__}: {error}".split()), ""
+        # What stopped the report may stop this, too.
+        with contextlib.suppress(Exception):
+            again = _again(config)
+        logger.warning(f"report.html was not written ({cause}){again}")
         return None
     return path
 

@@ -1,0 +1,370 @@
+"""Whole models, from the network's input to scored results: Detectron2's, torchvision's, ours and its faster forms.
+
+    python benchmarks/end_to_end.py --images FOLDER [--only NAME ...] [--edges 800 400] [--batches 1 4]
+        [--rounds 7] [--pictures 4] [--compile] [--output FILE.md]
+
+Every model and its peers have the same weights, random ones, and see the same pictures in turn, in rounds
+that begin with another of them each time; seconds are medians over the rounds after one of warm-up. A run
+ends with masks as COCO's RLE, each library by its own road. Scores have no threshold: pictures have as many
+detections as a model gives, 100, which is the most work for the heads. "beyond" is the peak of the memory
+beyond what was there before. Checked in the same run, against Detectron2's model: numbers of detections,
+classes, boxes, scores, and the pixels of masks.
+"""
+
+from __future__ import annotations
+
+# First, since it adapts Detectron2 for the installed libraries.
+import mrcnn_plugin  # noqa: F401
+
+# isort: split
+
+import argparse
+import copy
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json as detectron2_json
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.projects.point_rend import add_pointrend_config
+from model_zoo import detectron2_model
+from omegaconf import DictConfig
+from pycocotools import mask as mask_util
+from tabulate import tabulate
+from torch import nn
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+
+from mrcnn_plugin import model_zoo, optimize, projects
+from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.checkpoint.convert import convert_torchvision
+from mrcnn_plugin.evaluation import instances_to_coco_json
+
+LONGEST = 1333 / 800
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-2, 1e-3
+# Of detections that have a counterpart, and of pixels of masks that agree.
+LEAST_MATCHED, LEAST_PIXELS = 0.98, 1 - 1e-3
+
+# Takes pictures, each {"image": uint8 (3, H, W), "height", "width"}; returns results in COCO's format of each.
+Run = Callable[[list[dict]], list[list[dict]]]
+
+
+@dataclass
+class Contestant:
+    name: str
+    run: Run
+    # Peers whose rounding and pasting differ by design are compared by their boxes alone, more loosely.
+    exact: bool = True
+
+
+def of_detectron2(model: nn.Module) -> Run:
+    return lambda images: [detectron2_json(r["instances"], 0) for r in model(images)]
+
+
+def of_ours(model: nn.Module) -> Run:
+    return lambda images: [instances_to_coco_json(r["instances"], 0) for r in model(images)]
+
+
+def project(name: str, config: str) -> DictConfig:
+    return LazyConfig.load(str(Path(projects.__path__[0], name, "configs", config))).model
+
+
+def as_if_trained(model: nn.Module) -> nn.Module:
+    """Residuals that do not pile up, scores and masks that differ."""
+    for name, value in model.state_dict().items():
+        if name.endswith("conv3.norm.weight"):
+            value.fill_(0.1)
+        elif "cls_score.weight" in name:
+            value.normal_(std=0.2)
+        elif name.endswith(
+            ("mask_head.predictor.weight", "point_head.predictor.weight", "prediction.weight")
+        ):
+            value.normal_(std=0.1)
+    for module in model.modules():
+        if hasattr(module, "test_score_thresh"):
+            module.test_score_thresh = 0.0
+    return model.eval()
+
+
+def same_weights(theirs: nn.Module, ours: nn.Module) -> nn.Module:
+    theirs.load_state_dict(ours.state_dict())
+    for module in theirs.modules():
+        if hasattr(module, "test_score_thresh"):
+            module.test_score_thresh = 0.0
+    return theirs.eval()
+
+
+def detectron2_cascade(config: DictConfig) -> nn.Module:
+    config = detectron2_model(config)
+    config.roi_heads._target_ = CascadeROIHeads
+    config.roi_heads.pop("mask_stages", None)
+    return instantiate(config)
+
+
+def detectron2_point_rend(config: DictConfig) -> nn.Module:
+    """Detectron2 builds its PointRend from a CfgNode alone; these are the settings of its own zoo's files."""
+    cfg = get_cfg()
+    add_pointrend_config(cfg)
+    keys = {
+        "BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+        "ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+        "RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+        "RPN.PRE_NMS_TOPK_TEST": 1000,
+        "ROI_HEADS.NAME": "PointRendROIHeads",
+        "ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+        "ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+        "ROI_BOX_HEAD.NUM_FC": 2,
+        "ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+        "MASK_ON": True,
+        "ROI_MASK_HEAD.NAME": "PointRendMaskHead",
+        "ROI_MASK_HEAD.POOLER_TYPE": "",
+        "ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+        "ROI_MASK_HEAD.FC_DIM": 1024,
+        "ROI_MASK_HEAD.NUM_FC": 2,
+        "ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION": 7,
+        "ROI_MASK_HEAD.IN_FEATURES": ["p2"],
+        "ROI_MASK_HEAD.POINT_HEAD_ON": True,
+        "POINT_HEAD.FC_DIM": 256,
+        "POINT_HEAD.NUM_FC": 3,
+        "POINT_HEAD.IN_FEATURES": ["p2"],
+        "POINT_HEAD.NUM_CLASSES": 80,
+    }
+    for name, value in keys.items():
+        cfg.merge_from_list([f"MODEL.{name}", value])
+    cfg.MODEL.PIXEL_STD = list(config.pixel_std)
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def of_torchvision(edge: int) -> nn.Module:
+    """torchvision's maskrcnn_resnet50_fpn as its pre-trained weights need it, with random ones."""
+    body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
+    sizes = {"min_size": edge, "max_size": round(edge * LONGEST), "box_score_thresh": 0.0}
+    model = torchvision.models.detection.MaskRCNN(_resnet_fpn_extractor(body, 3), 91, **sizes)
+    overwrite_eps(model, 0.0)
+    for name, value in model.state_dict().items():
+        if name.endswith("bn3.weight"):
+            value.fill_(0.1)
+    model.roi_heads.box_predictor.cls_score.weight.data.normal_(std=0.2)
+    return model.eval()
+
+
+def torchvision_run(model: nn.Module) -> Run:
+    def run(images: list[dict]) -> list[list[dict]]:
+        outputs = model([image["image"].float() / 255 for image in images])
+        results = []
+        for output in outputs:
+            bits = (output["masks"][:, 0] > 0.5).numpy()
+            rles = mask_util.encode(np.asfortranarray(bits.transpose(1, 2, 0), dtype=np.uint8))
+            boxes = torchvision.ops.box_convert(output["boxes"], "xyxy", "xywh").tolist()
+            rows = zip(output["scores"].tolist(), boxes, rles)
+            results.append([{"score": s, "bbox": b, "segmentation": r, "category_id": 0} for s, b, r in rows])
+        return results
+
+    return run
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config, and how Detectron2's model of it is built; None: torchvision is the peer."""
+
+    config: Callable[[], DictConfig]
+    theirs: Callable[[DictConfig], nn.Module] | None = lambda config: instantiate(detectron2_model(config))
+
+
+CASES = {
+    "mask R50-FPN": Case(lambda: zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")),
+    "torchvision's mask R50-FPN": Case(
+        lambda: zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_torchvision.py"), None
+    ),
+    "keypoint R50-FPN": Case(lambda: zoo("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.py")),
+    "cascade R50-FPN": Case(
+        lambda: project("cascade_mask_rcnn", "COCO-InstanceSegmentation/cascade_mask_rcnn_R_50_FPN_1x.py"),
+        detectron2_cascade,
+    ),
+    "PointRend R50-FPN": Case(
+        lambda: project("point_rend", "COCO-InstanceSegmentation/point_rend_R_50_FPN_1x.py"),
+        detectron2_point_rend,
+    ),
+    "FineTune EfficientNet-Lite0": Case(lambda: zoo("FineTune/mask_rcnn_efficientnet_lite0_FPN.py")),
+}
+
+
+def zoo(name: str) -> DictConfig:
+    return model_zoo.get_config(name).model
+
+
+def contestants(case: Case, edge: int, compiled: bool) -> list[Contestant]:
+    """The peer first: the others are compared with it."""
+    torch.manual_seed(0)
+    config = case.config()
+    ours = as_if_trained(instantiate(copy.deepcopy(config)))
+    ours.mask_format = "rle"
+    if case.theirs is None:
+        peer = of_torchvision(edge)
+        ours.load_state_dict(convert_torchvision(peer.state_dict()), strict=True)
+        first = [Contestant("torchvision", torchvision_run(peer))]
+    else:
+        first = [Contestant("Detectron2", of_detectron2(same_weights(case.theirs(config), ours)))]
+    exact = case.theirs is not None
+    faster = optimize(ours)
+    found = [
+        *first,
+        Contestant("ours", of_ours(ours), exact),
+        Contestant("optimized", of_ours(faster), exact),
+    ]
+    if compiled:
+        from mrcnn_plugin.optimization import compile_dense_parts
+
+        found.append(Contestant("compiled", of_ours(compile_dense_parts(optimize(ours))), exact))
+    return found
+
+
+def load(folder: Path, count: int, edge: int, image_format: str) -> list[dict]:
+    """The first pictures of a folder as the test loader gives them."""
+    suffixes = {".jpg", ".jpeg", ".png"}
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)[:count]
+    if not files:
+        raise SystemExit(f"--images {folder}: no .jpg or .png in it")
+    resize = T.ResizeShortestEdge(edge, round(edge * LONGEST))
+    pictures = []
+    for file in files:
+        pixels = detection_utils.read_image(str(file), format=image_format)
+        resized = resize.get_transform(pixels).apply_image(pixels)
+        image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        pictures.append({"image": image, "height": image.shape[1], "width": image.shape[2]})
+    return pictures
+
+
+def compare(expected: list[dict], results: list[dict], exact: bool) -> tuple[float, float]:
+    """Largest difference of coordinates (pixels) and the share of mask pixels that differ; raises beyond the
+    tolerances. Detections whose scores are nearly equal may change places, or each other at the end."""
+    if not expected or len(results) != len(expected):
+        raise AssertionError(f"{len(results)} detections, {len(expected)} of the peer")
+    boxes, others = (torch.tensor([r["bbox"] for r in rs], dtype=torch.float64) for rs in (expected, results))
+    scores, other_scores = (torch.tensor([r["score"] for r in rs]) for rs in (expected, results))
+    distance = (boxes[:, None] - others).abs().amax(dim=2)
+    if exact:
+        classes, other_classes = (torch.tensor([r["category_id"] for r in rs]) for rs in (expected, results))
+        distance += 1e6 * (classes[:, None] != other_classes)
+    distance += 1e6 * ((scores[:, None] - other_scores).abs() > SCORE_TOLERANCE)
+    nearest = distance.argmin(dim=1)
+    apart = distance[torch.arange(len(boxes)), nearest]
+    matched = apart <= (BOX_TOLERANCE if exact else 0.5)
+    least = LEAST_MATCHED if exact else 0.9
+    if matched.float().mean() < least:
+        raise AssertionError(f"{int(matched.sum())} of {len(boxes)} detections have a counterpart")
+    pixels = 0.0
+    if exact and "segmentation" in expected[0]:
+        pairs = [(i, int(nearest[i])) for i in range(len(boxes)) if matched[i]]
+        masks = [
+            [mask_util.decode(r["segmentation"]) for r in rs]
+            for rs in ([expected[i] for i, _ in pairs], [results[j] for _, j in pairs])
+        ]
+        pixels = float(np.mean([np.mean(a != b) for a, b in zip(*masks)]))
+        if pixels > 1 - LEAST_PIXELS:
+            raise AssertionError(f"{pixels:.2%} of the masks' pixels differ")
+    return float(apart[matched].max()), pixels
+
+
+def memory(key: str) -> float:
+    """MB of this process: VmRSS now, VmHWM at its peak."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{key}:")[1].split()[0]) / 1024
+
+
+@torch.no_grad()
+def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, rounds: int) -> list[list[str]]:
+    """A row for each contestant: seconds per picture, times as fast as the first, memory, differences."""
+    batches = [pictures[i : i + batch] for i in range(0, len(pictures), batch)]
+    seconds: dict[str, list[float]] = {model.name: [] for model in models}
+    results: dict[str, list[list[dict]]] = {}
+    beyond: dict[str, float] = {}
+    for turn in range(rounds + 1):
+        shift = turn % len(models)
+        for model in [*models[shift:], *models[:shift]]:
+            gc.collect()
+            before = memory("VmRSS")
+            # Resets the peak: see proc(5).
+            Path("/proc/self/clear_refs").write_text("5")
+            start = time.perf_counter()
+            results[model.name] = [result for one in batches for result in model.run(one)]
+            spent = (time.perf_counter() - start) / len(pictures)
+            if turn > 0:
+                seconds[model.name].append(spent)
+                beyond[model.name] = max(beyond.get(model.name, 0.0), memory("VmHWM") - before)
+        print(f"\r  round {turn} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    first, rows = models[0].name, []
+    for model in models:
+        median = statistics.median(seconds[model.name])
+        pairs = zip(results[first], results[model.name])
+        differences = [compare(*pair, model.exact) for pair in pairs]
+        box, pixels = (max(values) for values in zip(*differences))
+        ratio = statistics.median(seconds[first]) / median
+        rows.append(
+            [
+                model.name,
+                f"{median:.3f}",
+                f"{ratio:.2f}",
+                f"{beyond[model.name]:.0f}",
+                f"{box:.0e}",
+                f"{pixels:.0e}",
+            ]
+        )
+    return rows
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
+    parser.add_argument("--edges", type=int, nargs="+", default=[800, 400], help="shorter side, pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--compile", action="store_true", help="the optimized model through inductor, too")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="written after each table, too")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    threads = torch.get_num_threads()
+    text = (
+        f"CPU, {threads} threads, torch {torch.__version__}, {args.pictures} pictures, {args.rounds} rounds\n"
+    )
+    print(text)
+    columns = ["", "s per picture", "ratio", "MB beyond", "box, px", "pixels differ"]
+    for name in args.only:
+        for edge in args.edges:
+            models = contestants(CASES[name], edge, args.compile)
+            pictures = load(args.images, args.pictures, edge, CASES[name].config().input_format)
+            for batch in args.batches:
+                rows = measure(models, pictures, batch, args.rounds)
+                table = tabulate(rows, columns, tablefmt="github", disable_numparse=True)
+                part = f"\n{name}, {edge} px, batch {batch}\n\n{table}\n"
+                print(part, flush=True)
+                text += part
+                if args.output:
+                    write_atomically(args.output, text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
