@@ -98,6 +98,7 @@ def suppress():
     boxes = random_boxes(300, torch.Generator().manual_seed(6))
     return [nms_segments(boxes, torch.tensor([0, 120, 290]), 0.3)]
 
+
 def convolve():
     generator = torch.Generator().manual_seed(8)
     x = torch.randn(2, 32, 11, 14, generator=generator).contiguous(memory_format=torch.channels_last)
