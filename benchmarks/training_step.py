@@ -173,7 +173,7 @@ def _is_backward(event: Any) -> bool:
 def load(args: argparse.Namespace) -> tuple[list[list[dict]], float, float]:
     """Batches of real pictures, and the seconds per picture of the mapper and per batch of the loader."""
     ensure_registered(args.dataset)
-    resize = T.ResizeShortestEdge([args.short_edge], 1333)
+    resize = T.ResizeShortestEdge(args.short_edge, 1333)
     mapper = DatasetMapper(
         True, augmentations=[resize, T.RandomFlip()], image_format="BGR", use_instance_mask=True
     )
