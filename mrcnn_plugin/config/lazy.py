@@ -28,6 +28,7 @@ from .run_config import (
     Mapper,
     RunConfig,
     TestSet,
+    checked_memory_format,
     refused,
 )
 from .training_keys import read_training_keys
@@ -69,6 +70,8 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
+        memory_format = train.get("memory_format") or "contiguous"
+        self.memory_format = checked_memory_format(memory_format, "train.memory_format")
         self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))

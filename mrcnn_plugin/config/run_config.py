@@ -22,6 +22,9 @@ from mrcnn_plugin.modeling import RCNNWithTTA, RelativeScales
 from .fine_tuning import Choice
 from .training_keys import TrainingKeys
 
+#: What `memory_format` may be.
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
 Mapper = Callable[[dict], dict]
@@ -102,6 +105,18 @@ class TestSet:
     wrap: Callable[[nn.Module], nn.Module] | None = None
 
 
+def checked_memory_format(name: str, key: str) -> str:
+    """`name`, one of `MEMORY_FORMATS`.
+
+    Raises:
+        ConfigError: it is none, as the value of this key.
+    """
+    if name not in MEMORY_FORMATS:
+        known = " or ".join(map(repr, MEMORY_FORMATS))
+        raise ConfigError(f"{key} must be {known}, got {name!r}")
+    return name
+
+
 class RunConfig(ABC):
     """A config, adapted once when it is loaded; nothing after that asks which kind it was.
 
@@ -119,6 +134,7 @@ class RunConfig(ABC):
         eval_period, log_period: in iterations; an eval_period of 0 evaluates at the end only.
         batch_size: images per iteration, of all processes together; None where the config does not say.
         float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
+        memory_format: of weights and maps in training, "contiguous" or "channels_last".
         optimized_evaluation: whether what is evaluated is an optimized copy of the model, on the CPU.
         train_names, test_names: names of data sets.
         training: the keys of the training loop.
@@ -135,6 +151,7 @@ class RunConfig(ABC):
     log_period: int
     batch_size: int | None
     float32_precision: str
+    memory_format: str
     optimized_evaluation: bool
     train_names: list[str]
     test_names: list[str]
