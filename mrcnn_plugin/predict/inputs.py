@@ -72,7 +72,7 @@ def _images_in(folder: Path, recursive: bool, skip: str | None) -> list[Path]:
         path
         for path in paths
         if path.suffix.lower() in _IMAGES
-        and path.is_file()
+        and not path.is_dir()
         and not (left_out is not None and left_out in path.resolve().parents)
     )
 

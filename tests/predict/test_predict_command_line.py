@@ -268,6 +268,19 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line(line, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--output .*file: .*File exists"):
+        predict(*line("file", "--no-overlays"))
+
+    def full(self, entries):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResultsLog, "append", full)
+    with pytest.raises(ConfigError, match=r"--output .*out: .*No space left on device; --resume goes on"):
+        predict(*line("out", "--no-overlays"))
+
+
 def test_tiles_of_the_program(line, test_images, tmp_path):
     assert predict(*line("tiles", "--tile", 48, "--overlap", 24)) == 0
     for result in json.loads(result_of(tmp_path / "tiles")):
