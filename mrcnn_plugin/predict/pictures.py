@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mrcnn_plugin.atomic_files import replacing
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .inputs import Picture
+from .inputs import Picture, shown
 from .predictor import Predictor
 from .reading_ahead import Behind, ahead
 from .results_log import ResultsLog
@@ -103,8 +103,9 @@ def predict_pictures(
             else _tiled(predictor, batches, readers, pace, tile, drawing.wait)
         )
         for batch, results in detected:
-            _record(predictor, batch, results, log, failed)
+            # At most one batch has results and no overlays, and is predicted again after a kill.
             drawing.wait()
+            _record(predictor, batch, results, log, failed)
             for picture, result in zip(batch, results):
                 if picture.overlay is not None and not isinstance(result, _Failure):
                     drawing.submit(_draw, picture.overlay, *result, predictor.metadata, tile and tile.side)
@@ -163,7 +164,7 @@ def _record(
     entries, lines = [], []
     for picture, result in zip(batch, results):
         if isinstance(result, _Failure):
-            failed.append(f"{picture.path}: {result.message}")
+            failed.append(f"{shown(picture.path)}: {result.message}")
             tqdm.write(f"skipped {failed[-1]}", file=sys.stderr)
             continue
         instances = result[0]
@@ -175,10 +176,10 @@ def _record(
             )
         )
         arrow = "" if picture.overlay is None else f" -> {picture.overlay}"
-        lines.append(f"{picture.path}: {summary(instances, predictor.metadata)}{arrow}")
+        lines.append(f"{shown(picture.path)}: {summary(instances, predictor.metadata)}{arrow}")
     log.append(entries)
     for line in lines:
-        tqdm.write(line)
+        tqdm.write(shown(line))
 
 
 def _draw(
