@@ -154,6 +154,8 @@ def sources() -> Iterator[tuple[str, Path]]:
         "config",
         "train",
         "predict",
+        "export",
+        "runtime",
         "reporting",
     ):
         for file in (ROOT / "mrcnn_plugin" / folder).rglob("*.py"):

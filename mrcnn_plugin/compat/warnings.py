@@ -12,6 +12,9 @@ _MESSAGES = (
     "torch.meshgrid: in an upcoming release",
     # AMPTrainer takes GradScaler and autocast from torch.cuda.amp.
     r"`torch\.cuda\.amp\.",
+    # torch's own switch of oneDNN, and its reading of programs.
+    "TF32 acceleration on top of oneDNN",
+    "The given buffer is not writable",
 )
 
 

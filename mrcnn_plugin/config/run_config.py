@@ -16,7 +16,7 @@ from detectron2.modeling import DatasetMapperTTA
 from omegaconf import DictConfig
 from torch import nn
 
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import TRACEBACK, ConfigError, first_line
 from mrcnn_plugin.modeling import RCNNWithTTA, RelativeScales
 
 from .fine_tuning import Choice
@@ -39,6 +39,11 @@ class Keys:
     batch_size: str
     init_checkpoint: str
     seed: str
+    output_dir: str
+    device: str
+    learning_rate: str
+    scheduler: str
+    num_workers: str
 
     def spell(self, key: str) -> str:
         """The user's spelling of a key of `TrainingKeys`, which is a LazyConfig's."""
@@ -309,3 +314,12 @@ class RunConfig(ABC):
     def reloads(self, path: str) -> bool:
         """Whether the YAML file that `save` wrote at `path` holds all of the config."""
         return True
+
+
+def refused(key: str, component: object, error: Exception) -> ConfigError:
+    """The error of a component that cannot be built from what the config says below `key`."""
+    text = first_line(error)
+    if isinstance(error, KeyError | AssertionError) and (not text or text == type(error).__name__):
+        text = f"{type(error).__name__} while it is built"
+    of = f" ({str(component).rpartition('.')[2]})" if component else ""
+    return ConfigError(f"{key}{of}: {text} [{TRACEBACK}=1 shows where]")

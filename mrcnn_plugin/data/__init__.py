@@ -7,7 +7,7 @@ from .checks import DatasetReport, check_datasets
 from .cityscapes import check_cityscapes, register_cityscapes
 from .coco_summary import CocoSummary, summarize
 from .copy_paste import CopyPasteMapper
-from .metadata import load_metadata, save_metadata
+from .metadata import load_metadata, metadata_fields, metadata_of, save_metadata
 from .registration import (
     CUSTOM_PREFIX,
     as_names,
@@ -39,6 +39,8 @@ __all__ = [
     "hold_out",
     "kept_generators",
     "load_metadata",
+    "metadata_fields",
+    "metadata_of",
     "register_cityscapes",
     "register_semantic",
     "register_semantic_sets",

@@ -3,6 +3,8 @@
 A project whose RoI heads work in a way of their own registers them with `heads_graph`.
 """
 
+from mrcnn_plugin.runtime import load
+
 from .graph import DetectionGraph
 from .heads import (
     CascadeHeads,
@@ -25,6 +27,7 @@ __all__ = [
     "check_mask_head",
     "check_pooler",
     "heads_graph",
+    "load",
     "mask_probabilities",
     "pool",
     "trace",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
@@ -11,6 +14,10 @@ from mrcnn_plugin.ops import paste_masks
 
 from .heads import heads_graph
 from .proposals import check_proposal_generator, propose
+from .resize import ShortestEdge, resize
+
+# Of a side after resizing, in pixels.
+_LONGEST = 2**14
 
 
 class DetectionGraph(nn.Module):
@@ -19,10 +26,18 @@ class DetectionGraph(nn.Module):
     The model is held, not copied: weights, thresholds and layers are its own.
     """
 
-    def __init__(self, model: nn.Module, *, pasted_masks: bool = False, mask_threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        resizing: ShortestEdge | None = None,
+        pasted_masks: bool = False,
+        mask_threshold: float = 0.5,
+    ) -> None:
         """
         Args:
             model: a GeneralizedRCNN in eval mode, with an RPN.
+            resizing: of the picture, within the graph; None: the picture has its size already.
             pasted_masks: masks as bool (K, H, W) in place of (K, M, M) probabilities.
             mask_threshold: probability from which a pasted mask is set.
 
@@ -35,6 +50,7 @@ class DetectionGraph(nn.Module):
         check_proposal_generator(model.proposal_generator)
         self.model = model
         self._heads = heads_graph(model.roi_heads)
+        self._resizing = resizing
         self._pasted_masks, self._mask_threshold = pasted_masks, mask_threshold
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -50,22 +66,43 @@ class DetectionGraph(nn.Module):
             mask_scores: (K,) float32 by which masks are ranked, of a model that predicts them.
             keypoints: (K, num_keypoints, 3) float32 x, y, score, of a model with keypoints.
         """
+        x = image.permute(2, 0, 1).float()
         height, width = image.shape[:2]
-        features = self._heads.prepare(self.model.backbone(self._normalize(image)))
+        if self._resizing is not None:
+            height, width = map(_computed, self._resizing.size(height, width))
+            x = resize(x, height, width)
+        features = self._heads.prepare(self.model.backbone(self._normalize(x)))
         proposals = propose(self.model.proposal_generator, features, height, width)
         detections = self._heads.detect(features, proposals, height, width)
         boxes, scores, classes = detections
         outputs = self._heads.branches(features, detections)
+        if self._resizing is not None:
+            one = torch.ones(())
+            scale = torch.stack([one * image.shape[1] / width, one * image.shape[0] / height])
+            boxes = boxes * scale.repeat(2)
+            if "keypoints" in outputs:
+                outputs["keypoints"] = outputs["keypoints"] * torch.cat([scale, torch.ones(1)])
         if self._pasted_masks and "masks" in outputs:
-            size = (height, width)
+            size = (image.shape[0], image.shape[1])
             outputs["masks"] = paste_masks(outputs["masks"], boxes, size, self._mask_threshold)
         return {"boxes": boxes, "scores": scores, "classes": classes, **outputs}
 
-    def _normalize(self, image: Tensor) -> Tensor:
-        """uint8 (H, W, C) to float32 (1, C, H', W'), padded to what the backbone divides."""
-        height, width = image.shape[:2]
-        x = (image.permute(2, 0, 1) - self.model.pixel_mean) / self.model.pixel_std
+    def _normalize(self, x: Tensor) -> Tensor:
+        """(C, H, W) in 0 to 255 to float32 (1, C, H', W'), padded to what the backbone divides."""
+        height, width = x.shape[1:]
+        x = (x - self.model.pixel_mean) / self.model.pixel_std
         divisor = self.model.backbone.size_divisibility
         if divisor > 1:
             x = F.pad(x, (0, -width % divisor, 0, -height % divisor))
         return x[None].contiguous()
+
+
+def _computed(side: int) -> int:
+    """A side as a number that is known only at run time.
+
+    Its formula, carried through the sizes of all maps, would take minutes to simplify.
+    """
+    value: Any = torch.full((), side, dtype=torch.int64).item()
+    torch._check(value >= 8)
+    torch._check(value <= _LONGEST)
+    return value

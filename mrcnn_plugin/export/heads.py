@@ -7,6 +7,7 @@ A project whose heads work otherwise registers its own subclass with `heads_grap
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import (
@@ -115,7 +116,8 @@ class CascadeHeads(StandardHeads):
 
     def detect(self, features: dict[str, Tensor], proposals: Tensor, height: int, width: int) -> Detections:
         stages = list(zip(self.heads.box_head, self.heads.box_predictor))
-        boxes, scores = proposals, []
+        boxes = proposals
+        scores: list[Tensor] = []
         for box_head, predictor in stages:
             proposals = clip(boxes, height, width) if scores else proposals
             logits, deltas = predictor(box_head(self.box_features(features, proposals)))
@@ -184,7 +186,7 @@ heads_graph.register(Res5ROIHeads, Res5Heads)
 
 
 @functools.singledispatch
-def mask_probabilities(head: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
+def mask_probabilities(head: Any, x: Tensor, classes: Tensor) -> Tensor:
     """The masks that a mask head predicts for detections.
 
     Args:

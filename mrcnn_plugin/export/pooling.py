@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.modeling import poolers
 from torch import Tensor, nn
 
@@ -37,7 +39,7 @@ def check_pooler(pooler: nn.Module, where: str) -> None:
         )
 
 
-def _kind(pooler: nn.Module) -> str:
+def _kind(pooler: Any) -> str:
     """The pooler_type of Detectron2's ROIPooler, which does not keep it."""
     if type(pooler) is not poolers.ROIPooler:
         return type(pooler).__name__
@@ -47,7 +49,7 @@ def _kind(pooler: nn.Module) -> str:
     return type(level).__name__
 
 
-def pool(pooler: nn.Module, maps: list[Tensor], boxes: Tensor) -> Tensor:
+def pool(pooler: Any, maps: list[Tensor], boxes: Tensor) -> Tensor:
     """What `pooler` makes of one image's boxes.
 
     Args:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch._meta_registrations
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from mrcnn_plugin.errors import ConfigError
 
 from .graph import DetectionGraph
-
-#: Sides of the pictures that a graph for any size takes, in pixels.
-SIDES = (32, 8192)
 
 
 def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> ExportedProgram:
@@ -23,15 +25,24 @@ def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> Exporte
 
     Args:
         graph: in eval mode, on the CPU.
-        size: (height, width) of the only pictures that it shall take; None: any size within `SIDES`.
+        size: (height, width) of the only pictures that it shall take; None: any size.
+
+    Raises:
+        ConfigError: the model cannot be traced without a fixed size.
     """
     # Of unequal sides, neither 0 nor 1 nor a multiple of a stride, which would be taken for constants.
     height, width = size or (203, 267)
     channels = len(graph.model.pixel_mean)
     image = torch.zeros((height, width, channels), dtype=torch.uint8)
     sides = None if size else {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
-    with torch.no_grad(), _without_size_checks(graph):
-        return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
+    with torch.no_grad(), _without_size_checks(graph), any_sizes():
+        try:
+            return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
+        except GuardOnDataDependentSymNode as error:
+            why = str(error).splitlines()[0]
+            raise ConfigError(
+                f"the model asks for the size of a map, which is known only with a fixed --image-size: {why}"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -48,6 +59,23 @@ def _without_size_checks(module: nn.Module) -> Iterator[None]:
     finally:
         for one in convolutions:
             del one.forward
+
+
+@contextlib.contextmanager
+def any_sizes() -> Iterator[None]:
+    """Lets torch work with the sizes of maps without asking for their values, which would bind the graph.
+
+    Its rule for pooled sizes asks whether a division is exact in order to round negative numbers, which sizes
+    are not; oneDNN's choice of a convolution asks whether the input is large.
+    """
+    rules: Any = torch._meta_registrations
+    before = rules.div_rtn
+    rules.div_rtn = lambda x, y: x // y
+    try:
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        rules.div_rtn = before
 
 
 def _conv2d(self: Conv2d, x: Tensor) -> Tensor:

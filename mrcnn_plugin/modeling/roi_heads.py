@@ -112,8 +112,8 @@ class MaskRCNNROIHeads(_Sampling, StandardROIHeads):
     """
 
     # As Detectron2 annotates its own class, so that TorchScript leaves out the branches that are off.
-    mask_on: torch.jit.Final[bool]
-    keypoint_on: torch.jit.Final[bool]
+    mask_on: torch.jit.Final[bool]  # type: ignore[misc]
+    keypoint_on: torch.jit.Final[bool]  # type: ignore[misc]
 
     # Detectron2's own methods build poolers of its own types, which lack some of this package's.
     @classmethod

@@ -71,7 +71,7 @@ def check_inputs(
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if value.is_complex():
             raise TypeError(f"{name} must have a real dtype, got {value.dtype}")
-    if masks.dim() != 3 or (masks.shape[0] and 0 in masks.shape):
+    if masks.dim() != 3 or (0 in masks.shape[1:] and masks.shape[0]):
         raise ValueError(
             f"masks must have shape (K, Mh, Mw) with Mh, Mw >= 1, got {tuple(masks.shape)}; "
             "select one class and drop the channel axis first"

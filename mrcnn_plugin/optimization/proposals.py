@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
@@ -19,7 +21,8 @@ class JointRPNHead(StandardRPNHead):
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """L maps (N, C, H, W) -> L logits (N, A, H, W) and L deltas (N, A * box_dim, H, W)."""
-        logits, deltas = [], []
+        logits: list[Tensor] = []
+        deltas: list[Tensor] = []
         sizes = [self.objectness_logits.out_channels, self.anchor_deltas.out_channels]
         for x in features:
             y = F.linear(self.conv(x).permute(0, 2, 3, 1), self.weight, self.bias)
@@ -118,6 +121,7 @@ _BOX_METHODS = ("inference", "predict_boxes", "predict_probs")
 
 def optimize_proposals(model: nn.Module) -> None:
     """Changes, in place, RPNs and box predictors of Detectron2's own classes."""
+    module: Any
     for module in list(model.modules()):
         kind = type(module)
         if kind is RPN:

@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Writes a model as ONNX, OpenVINO or torch.export: see --help."""
+
+import sys
+
+from mrcnn_plugin.export.command_line import argument_parser, main
+from mrcnn_plugin.train import run
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
+    sys.exit(run(main, 1, 1, 0, "auto", (args,)))

@@ -1,0 +1,79 @@
+"""Programs written as files of each format, with their description in them."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from mrcnn_plugin.runtime import ModelDescription
+from mrcnn_plugin.runtime.description import KEY
+from mrcnn_plugin.runtime.loading import extra
+
+from .program import any_sizes
+
+#: Whose operators the translations are written in.
+OPSET = 18
+
+
+def write_pt2(program: ExportedProgram, description: ModelDescription, path: Path) -> None:
+    """A torch.export file, which keeps this package's ops."""
+    torch.export.save(program, path, extra_files={KEY: description.to_json()})
+
+
+def write_onnx(program: ExportedProgram, description: ModelDescription, path: Path) -> None:
+    """An ONNX file of standard operators alone.
+
+    Raises:
+        ConfigError: the extra is not installed, or an op of the model has no equivalent.
+    """
+    model = _onnx_program(program, description)
+    model.model.metadata_props[KEY] = description.to_json()
+    model.save(str(path), external_data=False)
+
+
+def write_openvino(program: ExportedProgram, description: ModelDescription, path: Path) -> None:
+    """An OpenVINO model, PATH.xml and PATH.bin, by way of ONNX; float32.
+
+    Raises:
+        ConfigError: as `write_onnx`.
+    """
+    with extra("the format openvino"):
+        import openvino
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_file = Path(folder, "model.onnx")
+        write_onnx(program, description, onnx_file)
+        model = openvino.Core().read_model(onnx_file)
+        model.set_rt_info(description.to_json(), KEY)
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _onnx_program(program: ExportedProgram, description: ModelDescription) -> Any:
+    with extra("ONNX"):
+        from .onnx_ops import translations
+
+    with any_sizes(), warnings.catch_warnings():
+        # torch's exporter warns of its own use of deprecated names.
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=translations(),
+            output_names=description.outputs,
+            verbose=False,
+        )
+
+
+#: format -> what writes it.
+WRITERS: dict[str, Callable[[ExportedProgram, ModelDescription, Path], None]] = {
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+    "pt2": write_pt2,
+}
