@@ -1,5 +1,6 @@
 # make demo: set up, train Mask R-CNN on built-in data, show its AP and pictures.
 # make test: set up, run the tests.
+# make drills: runs that are killed, full disks, hostile files.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ FORMATTED_SOURCES = $(NATIVE_SOURCES) $(shell find tests/cuda_host benchmarks -n
 	-o -name '*.cu' -o -name '*.cpp')
 NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: setup demo test test-all lint format clean
+.PHONY: setup demo test test-all drills lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.built
@@ -57,6 +58,10 @@ test: setup
 
 test-all: setup
 	$(PY) -m pytest -n auto
+
+# Faults and hostile input, at length: an hour. The file systems of the drills are mounted, which needs root.
+drills: setup
+	MRCNN_PLUGIN_KILLS=50 MRCNN_PLUGIN_MUTATIONS=2000 $(PY) -m pytest -n auto -m "not cuda" tests/drills tests/hostile
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -1,12 +1,12 @@
-"""Whole models, from the network's input to scored results: Detectron2's, torchvision's, ours and its faster forms.
+"""Whole models, from tensor to scored results: Detectron2's, torchvision's, ours and its faster forms.
 
     python benchmarks/end_to_end.py --images FOLDER [--only NAME ...] [--edges 800 400] [--batches 1 4]
-        [--rounds 7] [--pictures 4] [--compile] [--output FILE.md]
+        [--rounds 7] [--pictures 4] [--detections 100] [--output FILE.md]
 
 Every model and its peers have the same weights, random ones, and see the same pictures in turn, in rounds
 that begin with another of them each time; seconds are medians over the rounds after one of warm-up. A run
-ends with masks as COCO's RLE, each library by its own road. Scores have no threshold: pictures have as many
-detections as a model gives, 100, which is the most work for the heads. "beyond" is the peak of the memory
+ends with masks as COCO's RLE, each library by its own road. Scores have no threshold: every picture has
+`--detections` of them, by default 100, the most work for the heads. "beyond" is the peak of the memory
 beyond what was there before. Checked in the same run, against Detectron2's model: numbers of detections,
 classes, boxes, scores, and the pixels of masks.
 """
@@ -56,7 +56,7 @@ BOX_TOLERANCE, SCORE_TOLERANCE = 1e-2, 1e-3
 # Of detections that have a counterpart, and of pixels of masks that agree.
 LEAST_MATCHED, LEAST_PIXELS = 0.98, 1 - 1e-3
 
-# Takes pictures, each {"image": uint8 (3, H, W), "height", "width"}; returns results in COCO's format of each.
+# Takes pictures, each {"image": uint8 (3, H, W), "height", "width"}; returns each one's results for COCO.
 Run = Callable[[list[dict]], list[list[dict]]]
 
 
@@ -91,18 +91,15 @@ def as_if_trained(model: nn.Module) -> nn.Module:
             ("mask_head.predictor.weight", "point_head.predictor.weight", "prediction.weight")
         ):
             value.normal_(std=0.1)
+    return model
+
+
+def finding(model: nn.Module, detections: int) -> nn.Module:
+    """`model` in evaluation, with so many detections per image whatever their scores."""
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
-            module.test_score_thresh = 0.0
+            module.test_score_thresh, module.test_topk_per_image = 0.0, detections
     return model.eval()
-
-
-def same_weights(theirs: nn.Module, ours: nn.Module) -> nn.Module:
-    theirs.load_state_dict(ours.state_dict())
-    for module in theirs.modules():
-        if hasattr(module, "test_score_thresh"):
-            module.test_score_thresh = 0.0
-    return theirs.eval()
 
 
 def detectron2_cascade(config: DictConfig) -> nn.Module:
@@ -149,10 +146,11 @@ def detectron2_point_rend(config: DictConfig) -> nn.Module:
     return build_model(cfg)
 
 
-def of_torchvision(edge: int) -> nn.Module:
+def of_torchvision(edge: int, detections: int) -> nn.Module:
     """torchvision's maskrcnn_resnet50_fpn as its pre-trained weights need it, with random ones."""
     body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
     sizes = {"min_size": edge, "max_size": round(edge * LONGEST), "box_score_thresh": 0.0}
+    sizes["box_detections_per_img"] = detections
     model = torchvision.models.detection.MaskRCNN(_resnet_fpn_extractor(body, 3), 91, **sizes)
     overwrite_eps(model, 0.0)
     for name, value in model.state_dict().items():
@@ -207,30 +205,26 @@ def zoo(name: str) -> DictConfig:
     return model_zoo.get_config(name).model
 
 
-def contestants(case: Case, edge: int, compiled: bool) -> list[Contestant]:
+def contestants(case: Case, edge: int, detections: int) -> list[Contestant]:
     """The peer first: the others are compared with it."""
     torch.manual_seed(0)
     config = case.config()
-    ours = as_if_trained(instantiate(copy.deepcopy(config)))
+    if case.theirs is None:
+        # All of torchvision's rows but the background: without some, the others' scores would be higher.
+        config.roi_heads.num_classes = 90
+    ours = finding(as_if_trained(instantiate(copy.deepcopy(config))), detections)
     ours.mask_format = "rle"
     if case.theirs is None:
-        peer = of_torchvision(edge)
-        ours.load_state_dict(convert_torchvision(peer.state_dict()), strict=True)
+        peer = of_torchvision(edge, detections)
+        ours.load_state_dict(convert_torchvision(peer.state_dict(), labels=range(1, 91)), strict=True)
         first = [Contestant("torchvision", torchvision_run(peer))]
     else:
-        first = [Contestant("Detectron2", of_detectron2(same_weights(case.theirs(config), ours)))]
+        theirs = finding(case.theirs(config), detections)
+        theirs.load_state_dict(ours.state_dict())
+        first = [Contestant("Detectron2", of_detectron2(theirs))]
     exact = case.theirs is not None
-    faster = optimize(ours)
-    found = [
-        *first,
-        Contestant("ours", of_ours(ours), exact),
-        Contestant("optimized", of_ours(faster), exact),
-    ]
-    if compiled:
-        from mrcnn_plugin.optimization import compile_dense_parts
-
-        found.append(Contestant("compiled", of_ours(compile_dense_parts(optimize(ours))), exact))
-    return found
+    optimized = Contestant("optimized", of_ours(optimize(ours)), exact)
+    return [*first, Contestant("ours", of_ours(ours), exact), optimized]
 
 
 def load(folder: Path, count: int, edge: int, image_format: str) -> list[dict]:
@@ -338,7 +332,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--pictures", type=int, default=4)
-    parser.add_argument("--compile", action="store_true", help="the optimized model through inductor, too")
+    parser.add_argument("--detections", type=int, default=100, help="of each picture")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="written after each table, too")
     return parser.parse_args(arguments)
 
@@ -353,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     columns = ["", "s per picture", "ratio", "MB beyond", "box, px", "pixels differ"]
     for name in args.only:
         for edge in args.edges:
-            models = contestants(CASES[name], edge, args.compile)
+            models = contestants(CASES[name], edge, args.detections)
             pictures = load(args.images, args.pictures, edge, CASES[name].config().input_format)
             for batch in args.batches:
                 rows = measure(models, pictures, batch, args.rounds)

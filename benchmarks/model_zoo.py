@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import instantiate
-from detectron2.modeling import GeneralizedRCNN, poolers, roi_heads
+from detectron2.modeling import GeneralizedRCNN, poolers, proposal_generator, roi_heads
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ THEIRS = {
     modeling.FCNMaskHead: roi_heads.MaskRCNNConvUpsampleHead,
     modeling.OneHotKeypointHead: roi_heads.KRCNNConvDeconvUpsampleHead,
     modeling.ROIPooler: poolers.ROIPooler,
+    modeling.MaskRCNNRPN: proposal_generator.RPN,
+    modeling.BoxPredictor: roi_heads.FastRCNNOutputLayers,
 }
 
 

@@ -4,8 +4,8 @@
 
 folder: draws tiny pictures and predicts them by one process (with and without overlays), by two under
 torchrun, by the programs of other checkouts (`--programs-of`), and by one that is killed three times at
-random moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice than a
-batch for each kill.
+random moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice
+than a batch for each kill.
 
 tiles: draws one large picture with many objects, none of which crosses a line of a grid of 1000 pixels. The
 network sees it once by tiles of another size, which cut objects, and once as the small pictures of that grid,
@@ -17,6 +17,8 @@ Drawn pictures are those of the built-in data; the run is one on it (`make demo`
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
@@ -251,6 +253,12 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, polygon: np.ndarray) -> 
 
 def score(images: list[dict], annotations: list[dict], results: list[dict]) -> dict[str, float]:
     """Box and mask AP in percent, with a thousand detections to an image."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = _scores(images, annotations, results)
+    return {task: round(100 * float(value), 2) for task, value in found.items()}
+
+
+def _scores(images: list[dict], annotations: list[dict], results: list[dict]) -> dict[str, float]:
     truth = COCO()
     truth.dataset = {
         "images": images,
@@ -258,11 +266,10 @@ def score(images: list[dict], annotations: list[dict], results: list[dict]) -> d
         "categories": [{"id": number, "name": name} for number, name in enumerate(SHAPES, 1)],
     }
     truth.createIndex()
-    found = {
+    return {
         task: evaluate_coco(truth, results, task, max_dets=(1, 10, 1000), faster=False).stats[0]
         for task in ("bbox", "segm")
     }
-    return {task: round(100 * float(value), 2) for task, value in found.items()}
 
 
 def measure_tiles(args: argparse.Namespace, folder: Path) -> list[dict]:

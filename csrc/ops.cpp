@@ -13,6 +13,7 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "multi_level_roi_align_backward(Tensor grad_output, Tensor[] features, Tensor boxes, float[] scales, "
       "int sampling_ratio, float canonical_box_size, int canonical_level, bool aligned, bool max_pool, "
       "bool deterministic, Tensor? levels=None) -> Tensor[]");
+  m.def("nms_segments(Tensor boxes, Tensor offsets, float iou_threshold) -> Tensor");
   m.def(
       "rasterize_polygons(Tensor coords, Tensor polygon_offsets, Tensor instance_offsets, Tensor boxes, "
       "SymInt mask_size) -> Tensor");

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+
+#: The environment variable that, set to 1, lets the programs show the traceback behind a one-line error.
+TRACEBACK = "MRCNN_PLUGIN_TRACEBACK"
 
 
 class ConfigError(ValueError):
@@ -11,6 +16,10 @@ class ConfigError(ValueError):
 
 class DatasetError(ValueError):
     """A data set that cannot be used; its message is one line that names the file and how to fix it."""
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read; its message is one line that says why, without the file's name."""
 
 
 class DivergedError(ArithmeticError):
@@ -35,3 +44,41 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; of an error that came from another process, its own last line."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # PyTorch's loaders and spawned processes hand over a traceback as text.
+    return (
+        lines[-1].partition(": ")[2] or lines[-1] if "Traceback (most recent call last)" in text else lines[0]
+    )
+
+
+_STORAGE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+}
+
+
+def storage_problem(error: BaseException | None) -> str | None:
+    """One line for a file that the system does not let be written or read; None for any other error.
+
+    Where one error came of another, as on closing a file that could not be written, both are looked at.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{os.strerror(error.errno)}"
+        error = error.__cause__ or error.__context__
+    return None

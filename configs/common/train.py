@@ -10,6 +10,8 @@ train = dict(
     init_checkpoint="",
     # On CUDA float16 with scaled gradients; on the CPU bfloat16, of use where it has instructions for that.
     amp=dict(enabled=False),
+    # Of weights and maps: "contiguous", or "channels_last", in which convolutions are faster on most devices.
+    memory_format="contiguous",
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=5000, max_to_keep=100),
     eval_period=5000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -14,11 +15,29 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from mrcnn_plugin.atomic_files import replacing, write_atomically
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, first_line
 
-from .reading import read_checkpoint
+from .reading import check_tensors, is_intact, read_checkpoint
 from .sources import SCHEMES
 from .timm_weights import for_timm_backbone
+
+logger = logging.getLogger(__name__)
+
+#: What reading a file and copying its contents into a model raise where the file is at fault.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    ImportError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
 
 
 class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
@@ -55,20 +74,59 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
         """Loads weights and, by default, every checkpointable; returns what else the file holds.
 
         Raises:
-            ConfigError: the file cannot be read or fetched, or is not `whole`.
+            ConfigError: the file cannot be read or fetched, does not fit, holds NaN, or is not `whole`.
         """
         try:
             return super().load(path, *args, **kwargs)
         except ConfigError:
             raise
-        except (OSError, ValueError, ImportError, EOFError, pickle.UnpicklingError) as error:
-            raise ConfigError(f"weights {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        except _LOADING_ERRORS as error:
+            raise ConfigError(f"weights {path!r} cannot be loaded: {first_line(error)}") from error
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As Detectron2's; where the last checkpoint is damaged or gone, the one before it is taken.
+
+        Raises:
+            ConfigError: as `load`; or the folder has no checkpoint that can be read.
+        """
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        candidates = self.resumable_checkpoints()
+        for number, candidate in enumerate(candidates):
+            if not is_intact(candidate):
+                if number + 1 < len(candidates):
+                    logger.warning(f"{candidate} is damaged or missing; looking at the checkpoint before it")
+                continue
+            return self.load(candidate)
+        raise ConfigError(
+            f"{self.save_dir} has no checkpoint that can be read (looked at {len(candidates)}); "
+            "start anew without --resume"
+        )
+
+    def get_checkpoint_file(self) -> str:
+        """The path that the file last_checkpoint names; "" where there is none, or it names nothing."""
+        try:
+            path = super().get_checkpoint_file()
+        except ValueError:
+            # Not text: what a disk left of it.
+            return ""
+        return path if os.path.basename(path) else ""
+
+    def resumable_checkpoints(self) -> list[str]:
+        """Paths to resume from in the order to try: the last, then those before it, the newest first."""
+        last = self.get_checkpoint_file()
+        numbered = sorted(Path(self.save_dir).glob("model_[0-9]*.pth"), reverse=True)
+        # model_final is the newest of all; of numbered ones, none newer than the last is taken.
+        newest = Path(last).name or "model_final.pth"
+        before = [str(path) for path in numbered if path.name < newest]
+        return [*filter(None, [last]), *before]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read_checkpoint(filename, allow_pickle=self.allow_pickle)
         if not isinstance(data, dict):
             raise ValueError(f"{filename} must hold a dict of weights, got {type(data).__name__}")
         loaded = _as_checkpoint(data, filename)
+        check_tensors(loaded["model"], filename)
         check_native_names(loaded["model"], filename)
         loaded["model"] = for_timm_backbone(self.model, loaded["model"], filename)
         # Detectron2's main branch takes "file?matching_heuristics=True".
@@ -79,6 +137,7 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         incompatible = super()._load_model(checkpoint)
+        self._check_finite()
         # A parameter of another shape is among the missing ones too.
         shapes = [row[0] for row in incompatible.incorrect_shapes]
         missing = list(dict.fromkeys([*incompatible.missing_keys, *shapes]))
@@ -89,6 +148,19 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
             )
         return incompatible
 
+    def _check_finite(self) -> None:
+        buffers = ((name, b) for name, b in self.model.named_buffers() if "running_" in name)
+        bad = [
+            name
+            for name, value in (*self.model.named_parameters(), *buffers)
+            if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        ]
+        if bad:
+            raise ConfigError(
+                f"the weights hold NaN or infinity in {len(bad)} tensors, such as {bad[0]!r}, as those of a "
+                "run that diverged do; take an earlier checkpoint"
+            )
+
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes `name`.pth with the model, every checkpointable and `kwargs`, and marks it as the last."""
         if not self.save_dir or not self.save_to_disk:
@@ -97,9 +169,17 @@ class DetectionCheckpointer(d2_checkpoint.DetectionCheckpointer):
         data = {"model": self.model.state_dict(), **states, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with replacing(path) as part:
-            torch.save(data, part)
+        with replacing(path) as part, open(part, "wb") as file:
+            torch.save(data, file)
+            file.flush()
+            # Before the file takes its name: after a power cut it could be there, and empty.
+            os.fsync(file.fileno())
         self.tag_last_checkpoint(os.path.basename(path))
+
+    def restore_final(self, *, iteration: int) -> None:
+        """Writes model_final anew where it is damaged, or was not reached before the run was killed."""
+        if self.save_to_disk and not is_intact(os.path.join(self.save_dir, "model_final.pth")):
+            self.save("model_final", iteration=iteration)
 
     def save_weights(self, name: str, model: nn.Module, **kwargs: Any) -> None:
         """Writes `name`.pth with a model's weights and `kwargs` alone: nothing to resume a training from."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +22,10 @@ import torch
 from .stand_ins import read_weights_beside_bookkeeping
 
 logger = logging.getLogger(__name__)
+
+
+class DamagedCheckpointError(ValueError):
+    """A file that is cut short or garbled, or that is no checkpoint at all."""
 
 
 class UnsafeCheckpointError(pickle.UnpicklingError):
@@ -50,7 +55,7 @@ def read_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Any:
     Raises:
         UnsafeCheckpointError: the file needs code of its own and `allow_pickle` is False.
         FileNotFoundError, ImportError: no such file; safetensors is not installed.
-        ValueError: the file is damaged.
+        DamagedCheckpointError: the file is cut short, garbled, or unpacks to more than it holds.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,11 +84,31 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(str(path))
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise DamagedCheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+# What unpickling raises on bytes that are no pickle of arrays or tensors.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def _read_torch(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         weights = read_weights_beside_bookkeeping(path)
@@ -93,21 +118,42 @@ def _read_torch(path: Path) -> Any:
         lines = [line.strip() for line in str(error).splitlines()]
         detail = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])
         raise UnsafeCheckpointError(path, f"`weights_only` loading refuses ({detail.rstrip('.')})") from error
-    except (EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a whole file of torch.save: {error}") from error
+    except _DAMAGE as error:
+        raise DamagedCheckpointError(f"{path} is not a whole file of torch.save: {error}") from error
 
 
-# What unpickling raises on bytes that are no pickle of arrays.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)
+def _check_archive(path: Path) -> None:
+    """Raises ValueError where a zip archive unpacks to more than it holds: torch.save compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    unpacked, held = sum(entry.file_size for entry in entries), path.stat().st_size
+    if unpacked > held or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError(f"its {held:,} bytes unpack to {unpacked:,}, while torch.save compresses nothing")
+
+
+def is_intact(path: str | Path) -> bool:
+    """Whether a file of `torch.save` holds the bytes that were written, by the checksums that it keeps."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, *_DAMAGE):
+        return False
+
+
+def check_tensors(state_dict: dict[str, Any], path: str | Path) -> None:
+    """Raises DamagedCheckpointError where a tensor is not a plain one with as many numbers as its shape says.
+
+    A stride of 0 makes a few bytes a tensor of any size, which the first operation on it would write out.
+    """
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        plain = plain and not (value.is_quantized or value.is_complex())
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise DamagedCheckpointError(
+                f"{path}: {name!r}, of shape {tuple(value.shape)}, is not a tensor that is held in full"
+            )
 
 
 def _read_arrays(path: Path) -> Any:
@@ -120,7 +166,7 @@ def _read_arrays(path: Path) -> Any:
     except _RefusedGlobalError as error:
         raise UnsafeCheckpointError(path, f"asks for {error}") from error
     except _DAMAGE as error:
-        raise ValueError(f"{path} is not a whole pickle of arrays: {error}") from error
+        raise DamagedCheckpointError(f"{path} is not a whole pickle of arrays: {error}") from error
     # torch.save before version 1.6 wrote several pickles, one after another.
     return _read_torch(path) if torch_file else data
 
@@ -224,14 +270,17 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def _finished(value: Any) -> Any:
-    """`value` with the arrays that its stand-ins describe."""
-    if isinstance(value, (_Array, _Scalar)):
-        return value.build()
-    if isinstance(value, _Dtype):
-        return value.build()
-    if isinstance(value, dict):
-        return type(value)((_finished(k), _finished(v)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(_finished(v) for v in value)
-    return value
+def _finished(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """`value` with the arrays that its stand-ins describe; what occurs many times is made once."""
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)]
+    made = value
+    if isinstance(value, (_Array, _Scalar, _Dtype)):
+        made = value.build()
+    elif isinstance(value, dict):
+        made = type(value)((_finished(k, known), _finished(v, known)) for k, v in value.items())
+    elif isinstance(value, (list, tuple)):
+        made = type(value)(_finished(v, known) for v in value)
+    known[id(value)] = made
+    return made

@@ -28,7 +28,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from mrcnn_plugin.data import as_names
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, DatasetError
 from mrcnn_plugin.evaluation.cityscapes import CityscapesInstanceEvaluator
 from mrcnn_plugin.evaluation.coco_evaluation import COCOEvaluator
 from mrcnn_plugin.modeling.test_time_augmentation import flip_indices
@@ -42,6 +42,8 @@ from .run_config import (
     Results,
     RunConfig,
     TestSet,
+    checked_memory_format,
+    refused,
 )
 from .training_keys import read_training_keys
 
@@ -55,7 +57,16 @@ _EVALUATORS: dict[str, Callable[[str], DatasetEvaluator]] = {
 class CfgNodeRunConfig(RunConfig):
     """A run that a CfgNode describes, its parts built by Detectron2's `build_*` functions."""
 
-    keys = Keys("SOLVER.IMS_PER_BATCH", "MODEL.WEIGHTS", "SEED")
+    keys = Keys(
+        batch_size="SOLVER.IMS_PER_BATCH",
+        init_checkpoint="MODEL.WEIGHTS",
+        seed="SEED",
+        output_dir="OUTPUT_DIR",
+        device="MODEL.DEVICE",
+        learning_rate="SOLVER.BASE_LR",
+        scheduler="SOLVER.LR_SCHEDULER_NAME",
+        num_workers="DATALOADER.NUM_WORKERS",
+    )
 
     def __init__(self, raw: CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
         # Scales batch size, schedule and rates where SOLVER.REFERENCE_WORLD_SIZE asks for it.
@@ -70,6 +81,8 @@ class CfgNodeRunConfig(RunConfig):
         self.eval_period = raw.TEST.EVAL_PERIOD
         self.log_period = 20
         self.float32_precision = raw.get("FLOAT32_PRECISION", "")
+        memory_format = raw.TRAIN.get("MEMORY_FORMAT", "contiguous")
+        self.memory_format = checked_memory_format(memory_format, "TRAIN.MEMORY_FORMAT")
         self.optimized_evaluation = raw.TEST.get("OPTIMIZED", True)
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
@@ -135,19 +148,19 @@ class CfgNodeRunConfig(RunConfig):
         )
 
     def build_model(self) -> nn.Module:
-        return build_model(self.raw)
+        return self._build("MODEL", build_model, self.raw)
 
     def _augmentations(self) -> DatasetMapperTTA:
         return DatasetMapperTTA(self.raw)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(self.raw, model)
+        return self._build("SOLVER", build_optimizer, self.raw, model)
 
     def build_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        return build_lr_scheduler(self.raw, optimizer)
+        return self._build("SOLVER", build_lr_scheduler, self.raw, optimizer)
 
     def build_train_loader(self) -> Iterable[list[dict]]:
-        return build_detection_train_loader(self.raw)
+        return self._build("DATALOADER", build_detection_train_loader, self.raw)
 
     def build_validation_loader(self) -> Iterable[list[dict]]:
         if not self.test_names:
@@ -168,7 +181,15 @@ class CfgNodeRunConfig(RunConfig):
         return self.raw.TEST.AUG.ENABLED
 
     def build_test_mapper(self) -> Mapper:
-        return DatasetMapper(self.raw, is_train=False)
+        return self._build("INPUT", DatasetMapper, self.raw, is_train=False)
+
+    def _build(self, key: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (ConfigError, DatasetError):
+            raise
+        except Exception as error:
+            raise refused(*_section_of(error, self.raw, key), error) from error
 
     def build_hooks(self, model: nn.Module) -> list[hooks.HookBase]:
         precise_bn = self.raw.TEST.PRECISE_BN
@@ -251,3 +272,24 @@ def _check_augmented_test(cfg: CfgNode) -> None:
     """Refuses before training what Detectron2's test-time augmentation asserts after it."""
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.LOAD_PROPOSALS:
         raise ConfigError("TEST.AUG.ENABLED: test-time augmentation takes no precomputed proposals")
+
+
+def _section_of(error: Exception, cfg: CfgNode, key: str) -> tuple[str, str]:
+    """The section of MODEL whose component raised the error, and that component; else `key` and nothing."""
+    if key != "MODEL":
+        return key, ""
+    components = {node["NAME"]: f"MODEL.{name}" for name, node in cfg.MODEL.items() if _has_name(node)}
+    found = key, ""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        for name in (type(frame.f_locals.get("self")).__name__, frame.f_code.co_name):
+            if name in components:
+                # Later frames are deeper: the innermost component counts.
+                found = components[name], name
+        trace = trace.tb_next
+    return found
+
+
+def _has_name(node: object) -> bool:
+    return isinstance(node, CfgNode) and isinstance(node.get("NAME"), str)

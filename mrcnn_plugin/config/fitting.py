@@ -6,7 +6,7 @@ import torch
 from detectron2.data import Metadata, MetadataCatalog
 
 from mrcnn_plugin.data import CUSTOM_PREFIX, ensure_registered
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, first_line
 
 from .run_config import RunConfig
 
@@ -18,22 +18,28 @@ def fit_to_device(config: RunConfig, device: str = "") -> str | None:
         A line that says so where the config's own could not be kept, or had to be chosen; else None.
 
     Raises:
-        ConfigError: torch cannot use `device`.
+        ConfigError: torch cannot use `device`, or what the config gives.
     """
     if device:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        _check_device(device, f"--device {device}")
         config.device = device
         return None
     given = config.device
     wants_cuda = given.startswith("cuda")
     if given not in ("", "auto") and (not wants_cuda or torch.cuda.is_available()):
+        if not wants_cuda:
+            _check_device(given, f"{config.keys.device} {given!r}")
         return None
     config.device = "cuda" if torch.cuda.is_available() else "cpu"
     why = f"no CUDA device for {given!r}" if wants_cuda else "none was given"
     return f"Running on {config.device!r} ({why})"
+
+
+def _check_device(device: str, given: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"{given}: {first_line(error)}") from error
 
 
 def fit_to_dataset(config: RunConfig) -> list[str]:

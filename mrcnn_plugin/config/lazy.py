@@ -17,10 +17,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
-from mrcnn_plugin.errors import ConfigError, DatasetError
+from mrcnn_plugin.errors import ConfigError, DatasetError, first_line
 
 from .fine_tuning import Choice, FineTuning, measure_bfloat16_gain
-from .run_config import COCO_RESULTS_FILE, CocoResults, DataExpectations, Keys, Mapper, RunConfig, TestSet
+from .run_config import (
+    COCO_RESULTS_FILE,
+    CocoResults,
+    DataExpectations,
+    Keys,
+    Mapper,
+    RunConfig,
+    TestSet,
+    checked_memory_format,
+    refused,
+)
 from .training_keys import read_training_keys
 from .valid_keys import accepts, check_key, lazy_keys, nearest, unknown_key
 
@@ -33,7 +43,16 @@ RECIPES = ("fine_tune",)
 class LazyRunConfig(RunConfig):
     """A run that a LazyConfig describes, its parts built by `instantiate`."""
 
-    keys = Keys("dataloader.train.total_batch_size", "train.init_checkpoint", "train.seed")
+    keys = Keys(
+        batch_size="dataloader.train.total_batch_size",
+        init_checkpoint="train.init_checkpoint",
+        seed="train.seed",
+        output_dir="train.output_dir",
+        device="train.device",
+        learning_rate="optimizer.lr",
+        scheduler="lr_multiplier",
+        num_workers="dataloader.train.num_workers",
+    )
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
         super().__init__(raw, path, overridden)
@@ -51,11 +70,30 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
+        memory_format = train.get("memory_format") or "contiguous"
+        self.memory_format = checked_memory_format(memory_format, "train.memory_format")
         self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))
         self.training = read_training_keys(train, self.keys.spell)
+
+    def check_numbers(self) -> None:
+        """Raises ConfigError where a setting of the loop is not a whole number of a sensible size."""
+        for key, value, low, high in (
+            ("train.max_iter", self.max_iter, 0, 10**9),
+            ("train.eval_period", self.eval_period, 0, 10**9),
+            ("train.log_period", self.log_period, 1, 10**9),
+            ("train.checkpointer.period", self.checkpointer.get("period", 1), 1, 10**9),
+            # Too few are told together with the number of processes.
+            (self.keys.batch_size, self.batch_size, -(10**9), 100_000),
+            (self.keys.num_workers, self._get(self.keys.num_workers), 0, 1000),
+            ("dataloader.test.num_workers", self._get("dataloader.test.num_workers"), 0, 1000),
+        ):
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"{key} must be a whole number from {low} to {high}, got {value!r}")
 
     def _is_overridden(self, key: str) -> bool:
         """Whether the command line has set the key, or a group that holds it."""
@@ -211,17 +249,37 @@ class LazyRunConfig(RunConfig):
     def _instantiate(self, key: str) -> Any:
         try:
             return instantiate(self._get(key))
-        except TypeError as error:
+        except (ConfigError, DatasetError):
+            raise
+        except Exception as error:
             # A component that takes any keyword argument has handed an override on to one that does not.
             unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             given = [k for k in self.overridden if unexpected and k.endswith(f".{unexpected[1]}")]
-            if not given:
-                raise
-            hint = nearest(given[0], lazy_keys(self.raw, given[0].rpartition(".")[0]))
-            raise unknown_key(given[0], hint) from error
+            if given:
+                hint = nearest(given[0], lazy_keys(self.raw, given[0].rpartition(".")[0]))
+                raise unknown_key(given[0], hint) from error
+            raise self._refused(key, error) from error
+
+    def _refused(self, key: str, error: Exception) -> ConfigError:
+        """Names the innermost component below `key` that cannot be built."""
+        node = self._get(key)
+        if OmegaConf.is_config(node):
+            for name in node if isinstance(node, DictConfig) else range(len(node)):
+                below = f"{key}.{name}"
+                try:
+                    instantiate(self._get(below))
+                except Exception as inner:
+                    return self._refused(below, inner)
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        return refused(key, getattr(target, "__qualname__", target), error)
 
     def build_model(self) -> nn.Module:
-        return self._instantiate("model").to(self.device)
+        model = self._instantiate("model")
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"model must be a component that is a torch.nn.Module, got {type(model).__name__}"
+            )
+        return model.to(self.device)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         params = self.raw.optimizer.params
@@ -312,4 +370,10 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
         raise ConfigError(
             f"{path} is not a LazyConfig of Detectron2's shape: it does not define {', '.join(missing)}"
         )
-    return LazyRunConfig(raw, path, overridden)
+    try:
+        config = LazyRunConfig(raw, path, overridden)
+    except (TypeError, ValueError, AttributeError) as error:
+        why = first_line(error)
+        raise ConfigError(f"{path}: a section does not have the form of Detectron2's: {why}") from error
+    config.check_numbers()
+    return config

@@ -16,10 +16,14 @@ from detectron2.modeling import DatasetMapperTTA
 from omegaconf import DictConfig
 from torch import nn
 
+from mrcnn_plugin.errors import TRACEBACK, ConfigError, first_line
 from mrcnn_plugin.modeling import RCNNWithTTA, RelativeScales
 
 from .fine_tuning import Choice
 from .training_keys import TrainingKeys
+
+#: What `memory_format` may be.
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 #: task -> metric -> value; with several test sets, data set -> task -> metric -> value.
 Results = Mapping[str, Any]
@@ -35,6 +39,11 @@ class Keys:
     batch_size: str
     init_checkpoint: str
     seed: str
+    output_dir: str
+    device: str
+    learning_rate: str
+    scheduler: str
+    num_workers: str
 
     def spell(self, key: str) -> str:
         """The user's spelling of a key of `TrainingKeys`, which is a LazyConfig's."""
@@ -96,6 +105,18 @@ class TestSet:
     wrap: Callable[[nn.Module], nn.Module] | None = None
 
 
+def checked_memory_format(name: str, key: str) -> str:
+    """`name`, one of `MEMORY_FORMATS`.
+
+    Raises:
+        ConfigError: it is none, as the value of this key.
+    """
+    if name not in MEMORY_FORMATS:
+        known = " or ".join(map(repr, MEMORY_FORMATS))
+        raise ConfigError(f"{key} must be {known}, got {name!r}")
+    return name
+
+
 class RunConfig(ABC):
     """A config, adapted once when it is loaded; nothing after that asks which kind it was.
 
@@ -113,6 +134,7 @@ class RunConfig(ABC):
         eval_period, log_period: in iterations; an eval_period of 0 evaluates at the end only.
         batch_size: images per iteration, of all processes together; None where the config does not say.
         float32_precision: of `torch.set_float32_matmul_precision`; "" leaves it alone.
+        memory_format: of weights and maps in training, "contiguous" or "channels_last".
         optimized_evaluation: whether what is evaluated is an optimized copy of the model, on the CPU.
         train_names, test_names: names of data sets.
         training: the keys of the training loop.
@@ -129,6 +151,7 @@ class RunConfig(ABC):
     log_period: int
     batch_size: int | None
     float32_precision: str
+    memory_format: str
     optimized_evaluation: bool
     train_names: list[str]
     test_names: list[str]
@@ -291,3 +314,12 @@ class RunConfig(ABC):
     def reloads(self, path: str) -> bool:
         """Whether the YAML file that `save` wrote at `path` holds all of the config."""
         return True
+
+
+def refused(key: str, component: object, error: Exception) -> ConfigError:
+    """The error of a component that cannot be built from what the config says below `key`."""
+    text = first_line(error)
+    if isinstance(error, KeyError | AssertionError) and (not text or text == type(error).__name__):
+        text = f"{type(error).__name__} while it is built"
+    of = f" ({str(component).rpartition('.')[2]})" if component else ""
+    return ConfigError(f"{key}{of}: {text} [{TRACEBACK}=1 shows where]")

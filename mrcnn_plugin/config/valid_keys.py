@@ -13,7 +13,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, first_line
 
 from .optimizer import build_optimizer
 from .training_keys import GROUPS, KEYS
@@ -44,7 +44,7 @@ _TRAIN_KEYS = {
     "train": {
         *("amp", "checkpointer", "cudnn_benchmark", "ddp", "device", "eval_period"),
         *("float32_precision", "init_checkpoint", "log_period", "max_iter", "output_dir", "seed"),
-        *("epochs", "optimized_evaluation", "recipe", *KEYS),
+        *("epochs", "memory_format", "optimized_evaluation", "recipe", *KEYS),
     },
     **{f"train.{group}": set(names) for group, names in GROUPS.items()},
     "train.amp": {"enabled"},
@@ -91,7 +91,24 @@ def _arguments(node: DictConfig) -> set[str] | None:
 
 def _target(node: DictConfig) -> Any:
     target = node.get("_target_")
-    return locate(target) if isinstance(target, str) else target
+    if not isinstance(target, str):
+        return target
+    try:
+        found = locate(target)
+    except Exception as error:
+        # Importing runs code of a package that is not ours.
+        raise _not_found(node, target, first_line(error)) from error
+    if found is None:
+        raise _not_found(node, target, "no such name")
+    return found
+
+
+def _not_found(node: DictConfig, target: str, why: str) -> ConfigError:
+    package = target.partition(".")[0]
+    return ConfigError(
+        f"{node._get_full_key(None)}._target_ {target!r} cannot be imported ({why}); if it belongs to a "
+        f"package of your own, put the folder that holds {package!r} on the path: PYTHONPATH=FOLDER"
+    )
 
 
 def _valid_children(node: Any, path: str) -> set[str] | None:

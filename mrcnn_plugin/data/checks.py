@@ -16,12 +16,15 @@ from mrcnn_plugin.errors import DatasetError
 
 from .cityscapes import check_cityscapes
 from .coco_summary import COCO_KEYPOINTS, DEFAULT_OKS_SIGMA, CocoSummary, summarize
+from .images import IMAGE_ERRORS, deep_mode
 from .registration import CUSTOM_PREFIX, DRAWN_SETS, as_names, datasets_root, ensure_registered
 
 COCO_EVALUATORS = ("coco", "lvis")
 CITYSCAPES_EVALUATORS = {"cityscapes_instance": "instance_seg", "cityscapes_sem_seg": "sem_seg"}
 FOLDER_KEYS = ("image_root", "image_dir", "gt_dir", "gt_root", "panoptic_root", "sem_seg_root", "dirname")
 MAX_CLASS_ROWS = 100
+# So many images of a data set, or a few more, have their headers read.
+LOOKED_AT = 16
 SAME_CLASSES = 'give "categories" the same names in the same order of ids'
 
 
@@ -195,6 +198,24 @@ def check_images(name: str, summary: CocoSummary, metadata: Metadata) -> None:
         raise DatasetError(
             f"{missing[0]}: no such image{others}, but {metadata.json_file} lists it; "
             f"copy the images there, or {path_fix(name, root)}"
+        )
+    listed = [
+        os.path.join(root, folder, image) for folder, images in summary.files.items() for image in images
+    ]
+    for image in listed[:: max(1, len(listed) // LOOKED_AT)]:
+        check_depth(image)
+
+
+def check_depth(image: str) -> None:
+    """Raises a DatasetError where an image has more than 8 bits; one that cannot be opened is passed over."""
+    try:
+        deep = deep_mode(image)
+    except IMAGE_ERRORS:
+        return
+    if deep:
+        raise DatasetError(
+            f"{image}: its pixels are {deep}, which would be cut off at 255; convert the images to 8 bits, "
+            "scaled as you want them seen"
         )
 
 

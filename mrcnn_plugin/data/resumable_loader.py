@@ -12,6 +12,7 @@ from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .images import skip_unreadable
 from .seeding import kept_generators, seed_generators
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class ResumableLoader:
                 )
             return iter(outer)
         sampler, mapped = stream.sampler, stream.dataset
+        skip_unreadable(mapped)
         stream.dataset = _Seeded(mapped, self._seed)
         # Detectron2's main branch hands out chunks, 0.6 single samples.
         shards = _Shards(max(1, loader.num_workers), getattr(stream, "shard_chunk_size", 1))

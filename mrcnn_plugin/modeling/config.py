@@ -22,6 +22,7 @@ def add_config(cfg: CfgNode) -> None:
             "EMA": {"DECAY": 0.0},
             "VALIDATION_LOSS": False,
             "ACCUMULATE": 1,
+            "MEMORY_FORMAT": "contiguous",
             "TRACKERS": ["tensorboard"],
         }
     )

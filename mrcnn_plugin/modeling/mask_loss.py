@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from mrcnn_plugin.ops import rasterize_polygons
+
 from .mask_targets import mask_targets
+from .scalars import put_scalars
 
 
 def annotated(x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Instances]]:
@@ -22,7 +25,12 @@ def annotated(x: Tensor, instances: list[Instances]) -> tuple[Tensor, list[Insta
 
 def targets_of(instances: list[Instances], mask_size: int) -> Tensor:
     """Ground-truth masks within the proposal boxes: bool (K, M, M)."""
-    return torch.cat([mask_targets(image.gt_masks, image.proposal_boxes, mask_size) for image in instances])
+    masks, boxes = [image.gt_masks for image in instances], [image.proposal_boxes for image in instances]
+    if all(type(one) is PolygonMasks for one in masks):
+        # In one call: polygons of different images have nothing that tells them apart.
+        polygons = [polygon for one in masks for polygon in one.polygons]
+        return rasterize_polygons(polygons, Boxes.cat(boxes), mask_size)
+    return torch.cat([mask_targets(*pair, mask_size) for pair in zip(masks, boxes)])
 
 
 def sigmoid_mask_loss(
@@ -74,15 +82,16 @@ def softmax_mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
 def log_metrics(predicted: Tensor, targets: Tensor) -> None:
     """Puts Detectron2's three mask metrics in the event storage; both arguments are bool (K, M, M)."""
     wrong = predicted != targets
-    # One transfer for all three: each would stall the device.
-    total_wrong, missed, positive = torch.stack(
-        [wrong.sum(), (wrong & targets).sum(), targets.sum()]
-    ).tolist()
-    negative = targets.numel() - positive
-    storage = get_event_storage()
-    storage.put_scalar("mask_rcnn/accuracy", 1 - total_wrong / max(targets.numel(), 1))
-    storage.put_scalar("mask_rcnn/false_positive", (total_wrong - missed) / max(negative, 1))
-    storage.put_scalar("mask_rcnn/false_negative", missed / max(positive, 1))
+    number = targets.numel()
+
+    def scalars(wrong: float, missed: float, positive: float) -> dict[str, float]:
+        return {
+            "mask_rcnn/accuracy": 1 - wrong / max(number, 1),
+            "mask_rcnn/false_positive": (wrong - missed) / max(number - positive, 1),
+            "mask_rcnn/false_negative": missed / max(positive, 1),
+        }
+
+    put_scalars([wrong.sum(), (wrong & targets).sum(), targets.sum()], scalars)
 
 
 @torch.no_grad()

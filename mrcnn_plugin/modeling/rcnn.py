@@ -9,13 +9,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Instances, ROIMasks
+from detectron2.structures import Boxes, Instances, ROIMasks
 from torch import Tensor, nn
 
 from mrcnn_plugin.ops import encode_masks, paste_masks
 
 from .base_method import base_method
 from .rle_masks import RLEMasks
+from .rpn import clipped
 
 
 def _set_bitmasks(instances: Instances, masks: Tensor, threshold: float) -> None:
@@ -98,13 +99,30 @@ class MaskRCNN(GeneralizedRCNN):
         masks = fields.pop("pred_masks", None)
         # Under another name Detectron2 filters the masks with the rest and leaves the pasting to us.
         hidden = {} if masks is None else {"roi_masks": masks}
-        results = detector_postprocess(Instances(results.image_size, **fields, **hidden), height, width)
+        results = _rescaled(Instances(results.image_size, **fields, **hidden), height, width)
         if masks is not None:
             masks = results.roi_masks
             masks = masks.tensor if isinstance(masks, ROIMasks) else masks[:, 0]
             results.remove("roi_masks")
             MASK_FORMATS[self.mask_format](results, masks, self.mask_threshold)
         return results
+
+
+def _rescaled(results: Instances, height: int, width: int) -> Instances:
+    """Detectron2's `detector_postprocess` of results without `pred_masks`; one host sync."""
+    if torch.jit.is_tracing():
+        return detector_postprocess(results, height, width)
+    scale_x, scale_y = width / results.image_size[1], height / results.image_size[0]
+    fields = results.get_fields()
+    boxes = fields["pred_boxes"].clone()
+    boxes.scale(scale_x, scale_y)
+    boxes = Boxes(clipped(boxes.tensor, (height, width)))
+    kept = boxes.nonempty().nonzero()[:, 0]
+    results = Instances((height, width), **fields | {"pred_boxes": boxes})[kept]
+    if results.has("pred_keypoints"):
+        results.pred_keypoints[:, :, 0] *= scale_x
+        results.pred_keypoints[:, :, 1] *= scale_y
+    return results
 
 
 @contextlib.contextmanager

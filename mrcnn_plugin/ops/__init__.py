@@ -3,6 +3,7 @@
 from mrcnn_plugin.ops import batching
 from mrcnn_plugin.ops.encode_masks import encode_masks
 from mrcnn_plugin.ops.heatmaps_to_keypoints import heatmaps_to_keypoints
+from mrcnn_plugin.ops.nms import grouped_nms, nms_segments
 from mrcnn_plugin.ops.nms_mask import nms_mask
 from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
@@ -16,9 +17,11 @@ __all__ = [
     "ROIPool",
     "ROIWarp",
     "encode_masks",
+    "grouped_nms",
     "heatmaps_to_keypoints",
     "multi_level_roi_align",
     "nms_mask",
+    "nms_segments",
     "pack_polygons",
     "paste_masks",
     "rasterize_polygons",

@@ -61,8 +61,8 @@ def roi_align(
             return scripting.recorded(proxy, roi_align, *arguments, mode=mode)
         boxes = scripting.rois_of_lists(list(boxes), input)
     if input.is_quantized:
-        arguments = (input, boxes, _pair(output_size), spatial_scale, sampling_ratio, aligned, mode)
-        return scripting.quantized_roi_align(*arguments)
+        size = list(_pair(output_size))
+        return scripting.quantized_roi_align(input, boxes, size, spatial_scale, sampling_ratio, aligned, mode)
     return multi_level_roi_align(
         [input], boxes, [spatial_scale], output_size, sampling_ratio, aligned=aligned, mode=mode
     )

@@ -6,7 +6,7 @@ Both quantise the RoI to the feature grid, which is what RoIAlign does without; 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch._jit_internal import BroadcastingList2
+from torch._jit_internal import BroadcastingList2  # type: ignore[attr-defined]
 
 from . import scripting
 from .roi_align import roi_align
@@ -80,7 +80,7 @@ def _scripted_roi_warp(
     mode: str,
 ) -> Tensor:
     warped = quantize_rois(rois_tensor(rois, input), spatial_scale)
-    size = [output_size[0], output_size[1]]
+    size = (output_size[0], output_size[1])
     return roi_align(input, warped, size, 1.0, sampling_ratio, True, mode=mode)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch.fx
 from torch import Tensor
-from torch._jit_internal import BroadcastingList2
+from torch._jit_internal import BroadcastingList2  # type: ignore[attr-defined]
 
 from . import library
 

@@ -50,6 +50,9 @@ def checks(thorough: bool = False) -> Iterator[Check]:
         (_wave(2, 2, 8, 9), torch.tensor([[2.0, 3.0, 22.0, 31.0], [0.0, 0.0, 9.5, 6.0]])),
         tolerance=1e-4,
     )
+    corners = _wave(40, 4).abs().cumsum(dim=1)
+    offsets = torch.tensor([0, 25, 25, 38])
+    yield _check("nms_segments", ops.nms_segments, reference.nms.nms_segments, (corners, offsets, 0.4))
     polygons = torch.tensor([2.0, 2, 17, 3, 15, 14, 1, 9, 4, 4, 12, 5, 6, 13], dtype=torch.float64)
     for dtype in (torch.float32, torch.float64) if thorough else (torch.float32,):
         yield _check(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from detectron2.modeling.backbone import FPN, BasicStem
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
@@ -11,7 +13,7 @@ from .convolution import FusedConv2d, fuse
 from .substitution import specialize
 
 
-def _residual(block: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
+def _residual(block: Any, x: Tensor) -> tuple[Tensor, bool]:
     """What is added to a block's last convolution, and whether nobody else reads it."""
     if block.shortcut is None:
         return x, block.owns_input
@@ -51,7 +53,7 @@ _BLOCKS = {
 }
 
 
-def _fuse_block(block: nn.Module, owns_input: bool) -> None:
+def _fuse_block(block: Any, owns_input: bool) -> None:
     fused, names = _BLOCKS[type(block)]
     convs = [getattr(block, name) for name in names]
     if all(isinstance(conv, FusedConv2d) for conv in (*convs, block.shortcut or convs[0])):

@@ -14,6 +14,7 @@ from mrcnn_plugin.ops import winograd_conv2d, winograd_weight
 from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.winograd import CHANNEL_MULTIPLE
 
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # With fewer, the transforms cost more than the multiplications that they save.
 _LEAST_CHANNELS = 64
 
@@ -64,7 +65,7 @@ class FusedConv2d(nn.Conv2d):
             residual: of the result's shape; added before the activation.
             overwrite: the result may be written into `residual`.
         """
-        if x.device.type != "cpu" or x.numel() == 0 or not torch.backends.mkldnn.is_available():
+        if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() == 0 or not _HAS_ONEDNN:
             return self._separately(x, residual)
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):
             relu = self.after.name == "relu"
@@ -102,7 +103,7 @@ def can_fuse(conv: nn.Module) -> bool:
     )
 
 
-def fuse(conv: nn.Module, activation: object = None) -> bool:
+def fuse(conv: Any, activation: object = None) -> bool:
     """Makes `conv`, in place, a FusedConv2d that applies `activation` too; whether it could.
 
     An `activation` that the convolution has already stays the first one: there must be none then.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class _CoarseHead(ConvFCHead):
         x = x.movedim(-3, -1).flatten(1)
         for layer in self.fcs:
             x = layer(x).relu_()
-        return self.prediction(x).view(-1, *self.output_shape)
+        return self.prediction(x).view(len(x), *self.output_shape)
 
 
 class SubpixelDeconvolution(nn.Module):
@@ -73,7 +74,7 @@ class _OnSubpixels(FCNMaskHead):
         return in_order(super().layers(x))
 
 
-def _fuse_activations(head: nn.Sequential) -> None:
+def _fuse_activations(head: nn.Module) -> None:
     """An activation that follows a convolution or a linear layer joins it, or overwrites its result."""
     children = list(head.named_children())
     for (_, layer), (name, activation) in itertools.pairwise(children):
@@ -105,7 +106,7 @@ def _flatten_channels_last(linears: nn.Module, positions: int) -> None:
             linear.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
 
 
-def _optimize_box_head(head: nn.Module, pooler: nn.Module) -> None:
+def _optimize_box_head(head: nn.Module, pooler: Any) -> None:
     """FastRCNNConvFCHead and its subclasses, whose convolutions keep the RoI's size."""
     if not isinstance(head, FastRCNNConvFCHead) or type(head).forward is not FastRCNNConvFCHead.forward:
         return
@@ -125,6 +126,7 @@ def optimize_heads(model: nn.Module) -> None:
         if hasattr(heads, "box_head") and hasattr(heads, "box_pooler"):
             for head in _each(heads.box_head):
                 _optimize_box_head(head, heads.box_pooler)
+    module: Any
     for module in list(model.modules()):
         if isinstance(module, RoILinear):
             module.use_channels_last()

@@ -90,4 +90,5 @@ def _other_format(source: object, result: object) -> bool:
 def _order(x: Tensor) -> list[int]:
     """Axes longer than 1, from the largest stride to the least."""
     axes = [axis for axis in range(x.dim()) if x.shape[axis] > 1]
-    return sorted(axes, key=lambda axis: -x.stride(axis))
+    strides = x.stride()
+    return sorted(axes, key=lambda axis: -strides[axis])

@@ -48,6 +48,7 @@ def _fixed(value: Tensor, like: Tensor) -> nn.Parameter:
 
 def fold_attached(model: nn.Module) -> None:
     """Folds, in place, the `norm` of Detectron2's Conv2d."""
+    module: Any
     for module in model.modules():
         # Not of subclasses: what they do with the weight is their own business.
         if type(module) is Conv2d and module.norm is not None and is_foldable(module.norm):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,11 @@ def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
         A model of the same class, in evaluation mode, without gradients. Its parameters are not those that
         checkpoints hold: save `model`. Calling it in training mode raises RuntimeError.
     """
-    faster = copy.deepcopy(model).eval().requires_grad_(False)
+    # torch's annotations of Module.to know no memory format.
+    faster: Any = copy.deepcopy(model).eval().requires_grad_(False)
+    if _refuse_training in faster._forward_pre_hooks.values():
+        # It is an optimized copy already.
+        return faster
     fold_attached(faster)
     for backbone, example in _backbones(faster):
         fold_traced(backbone, example)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from torch import nn
 
 
 @functools.cache
-def _combined(own: type, faster: type) -> type:
+def _combined(own: Any, faster: Any) -> Any:
     return type(own.__name__, (own, faster), {"__module__": own.__module__})
 
 
@@ -18,5 +19,6 @@ def specialize(module: nn.Module, faster: type) -> None:
     Parents hold their modules in attributes and lists too, so that the object has to stay. Where it is of
     another subclass of that class, `faster` comes between the two: it is what `super()` finds.
     """
-    own = type(module)
+    # mypy holds that classes of modules have no hash.
+    own: Any = type(module)
     module.__class__ = faster if own in faster.__mro__ else _combined(own, faster)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mrcnn_plugin.errors import ConfigError
 
 from .exported import ExportedPredictor
 from .inputs import find_inputs, is_video, output_paths, pictures_of
-from .pictures import READ_ERRORS, Pace, predict_pictures
+from .pictures import Pace, predict_pictures
 from .predictor import CHECKPOINTS, Predictor, build_predictor, run_files
 from .results_log import ResultsLog
 from .tiles import TileSize
@@ -56,6 +57,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "--score-threshold", type=float, default=0.5, metavar="S", help="in [0, 1]; default 0.5"
     )
     parser.add_argument("--output", default="predictions", metavar="FOLDER", help="default: predictions")
+    parser.add_argument(
+        "--trust-run",
+        action="store_true",
+        help="let a run folder's config run code that it names; only for folders that you trust as a program",
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu, ...; chosen when not given")
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
     what = parser.add_argument_group("what is read and written")
@@ -123,27 +129,38 @@ def main(args: argparse.Namespace) -> int:
     videos = _videos_of([file for file in inputs if is_video(file.path)], args, overlays)
     setup_logger(name="fvcore")
     predictor = _predictor(args, config_file, args.weights or weights)
-    os.makedirs(args.output, exist_ok=True)
     pace = _pace(args, predictor.device)
-    log = _open_log(args, config_file, args.model or args.weights or weights, pace.rank)
-    try:
-        failed = predict_pictures(predictor, pictures, log, pace, tile)
-        failed += _predict_videos(predictor, videos, log, pace, tile, args.max_frames)
-    finally:
-        log.close()
+    with _writing_to(args.output):
+        os.makedirs(args.output, exist_ok=True)
+        log = _open_log(args, config_file, args.model or args.weights or weights, pace.rank)
+        try:
+            failed = predict_pictures(predictor, pictures, log, pace, tile)
+            failed += _predict_videos(predictor, videos, log, pace, tile, args.max_frames)
+        finally:
+            log.close()
     failed = [f"{given}: no such file or folder" for given in missing] + [
         line for lines in comm.all_gather(failed) for line in lines
     ]
     if comm.is_main_process():
         if pictures:
             path = os.path.join(args.output, "predictions.json")
-            instances, images = log.merge(pictures, path)
+            with _writing_to(args.output):
+                instances, images = log.merge(pictures, path)
             print(f"{instances} instances in {images} images: {path}")
         if failed:
             print(f"{len(failed)} could not be read:", *failed, sep="\n  ", file=sys.stderr)
     # torchrun ends the other processes when one ends with a status other than 0.
     comm.synchronize()
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _writing_to(folder: str) -> Iterator[None]:
+    """What inputs raise is caught where they are read: other errors are the output's."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--output {folder}: {error}; --resume goes on from here") from error
 
 
 def _predictor(args: argparse.Namespace, config_file: str, weights: str) -> Predictor:
@@ -164,6 +181,7 @@ def _predictor(args: argparse.Namespace, config_file: str, weights: str) -> Pred
         threshold=args.score_threshold,
         device=args.device or "",
         opts=args.opts,
+        trusted=args.trust_run,
         tta=args.tta,
         optimized=not args.no_optimize,
     )
@@ -218,6 +236,7 @@ def _open_log(args: argparse.Namespace, config_file: str, weights: str, rank: in
         "--tile": args.tile,
         "--overlap": args.overlap,
         "--tta": args.tta,
+        "--no-optimize": args.no_optimize,
     }
     log = ResultsLog(args.output, settings, rank=rank)
     if args.resume:
@@ -268,9 +287,7 @@ def _predict_videos(
                 max_frames=max_frames,
                 progress=pace.progress,
             )
-        except READ_ERRORS as error:
-            if isinstance(error, ConfigError):
-                raise
+        except OSError as error:
             failed.append(f"{name}: {error}")
             continue
         log.append([(name, video.overlay, None)])

@@ -30,6 +30,12 @@ class Picture(NamedTuple):
     overlay: str | None
 
 
+def shown(path: str) -> str:
+    """A path for the terminal, whatever bytes and control characters it is made of."""
+    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def find_inputs(
     inputs: Iterable[str], *, recursive: bool = False, skip: str | None = None
 ) -> tuple[list[Input], list[str]]:
@@ -51,7 +57,8 @@ def find_inputs(
                 Input(str(path), str(path.relative_to(given).with_suffix("")))
                 for path in _images_in(Path(given), recursive, skip)
             ]
-        elif os.path.exists(given):
+        elif os.path.isfile(given):
+            # A pipe would be waited for.
             found = [Input(given, Path(given).stem)]
         else:
             paths = sorted(p for p in glob.glob(given, recursive=True) if os.path.isfile(p))
@@ -72,7 +79,7 @@ def _images_in(folder: Path, recursive: bool, skip: str | None) -> list[Path]:
         path
         for path in paths
         if path.suffix.lower() in _IMAGES
-        and path.is_file()
+        and not path.is_dir()
         and not (left_out is not None and left_out in path.resolve().parents)
     )
 
@@ -104,14 +111,24 @@ def output_paths(inputs: Sequence[Input], folder: str, suffix: str, taken: Itera
     seen = Counter(taken)
     paths = []
     for file in inputs:
-        seen[file.name] += 1
-        number = "" if seen[file.name] == 1 else f"_{seen[file.name]}"
-        paths.append(os.path.join(folder, f"{file.name}{number}{suffix}"))
+        name = _short(file.name)
+        seen[name] += 1
+        number = "" if seen[name] == 1 else f"_{seen[name]}"
+        paths.append(os.path.join(folder, f"{name}{number}{suffix}"))
     given = {os.path.realpath(file.path) for file in inputs}
     for path in paths:
         if os.path.realpath(path) in given:
             raise ConfigError(f"--output {folder}: {path} would be overwritten; give another folder")
     return paths
+
+
+def _short(name: str) -> str:
+    """A name whose last part leaves room for endings and for the name that a file has while it is written."""
+    # File systems count bytes, 255 of them; a character that is cut in its middle is dropped.
+    above, last = os.path.split(name)
+    if len(os.fsencode(last)) > 200:
+        last = os.fsencode(last)[:200].decode(errors="ignore")
+    return os.path.join(above, last)
 
 
 def pictures_of(inputs: Sequence[Input], folder: str, *, overlays: bool) -> list[Picture]:

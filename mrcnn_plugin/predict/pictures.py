@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import Instances
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from mrcnn_plugin.atomic_files import replacing
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .inputs import Picture
+from .inputs import Picture, shown
 from .predictor import Predictor
 from .reading_ahead import Behind, ahead
 from .results_log import ResultsLog
@@ -28,6 +29,8 @@ from .tiles import TiledImage, TileSize, detect_tiled
 READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 # zlib's fastest level: a quarter of the time of the default for a tenth more bytes.
 _PNG_LEVEL = 1
+# Rows of a large picture that are copied at a time.
+_STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Pace:
     """How a process shares its work out.
 
     Attributes:
-        batch: images in one run of the network.
+        batch: images, or tiles of one image, in one run of the network.
         workers: threads that read, and as many that draw.
         rank, world: of this process, and number of them; every world-th batch is this process's.
         progress: whether to show a bar.
@@ -97,11 +100,12 @@ def predict_pictures(
         detected = (
             _batchwise(predictor, batches, readers)
             if tile is None
-            else _tiled(predictor, batches, readers, pace.batch, tile, drawing.wait)
+            else _tiled(predictor, batches, readers, pace, tile, drawing.wait)
         )
         for batch, results in detected:
-            _record(predictor, batch, results, log, failed)
+            # At most one batch has results and no overlays, and is predicted again after a kill.
             drawing.wait()
+            _record(predictor, batch, results, log, failed)
             for picture, result in zip(batch, results):
                 if picture.overlay is not None and not isinstance(result, _Failure):
                     drawing.submit(_draw, picture.overlay, *result, predictor.metadata, tile and tile.side)
@@ -130,7 +134,7 @@ def _tiled(
     predictor: Predictor,
     batches: list[list[Picture]],
     readers: Executor,
-    batch_size: int,
+    pace: Pace,
     tile: TileSize,
     drawn: Callable[[], None],
 ) -> _Detected:
@@ -141,7 +145,7 @@ def _tiled(
         if isinstance(image, _Failure):
             yield [picture], [image]
             continue
-        instances = detect_tiled(predictor, image, readers, batch_size)
+        instances = detect_tiled(predictor, image, readers, pace.batch, progress=pace.progress)
         yield [picture], [(instances, image.image)]
         del image
 
@@ -160,7 +164,7 @@ def _record(
     entries, lines = [], []
     for picture, result in zip(batch, results):
         if isinstance(result, _Failure):
-            failed.append(f"{picture.path}: {result.message}")
+            failed.append(f"{shown(picture.path)}: {result.message}")
             tqdm.write(f"skipped {failed[-1]}", file=sys.stderr)
             continue
         instances = result[0]
@@ -172,19 +176,34 @@ def _record(
             )
         )
         arrow = "" if picture.overlay is None else f" -> {picture.overlay}"
-        lines.append(f"{picture.path}: {summary(instances, predictor.metadata)}{arrow}")
+        lines.append(f"{shown(picture.path)}: {summary(instances, predictor.metadata)}{arrow}")
     log.append(entries)
     for line in lines:
-        tqdm.write(line)
+        tqdm.write(shown(line))
 
 
 def _draw(
     path: str, instances: Instances, image: np.ndarray | Image.Image, metadata: Metadata, view: int | None
 ) -> None:
-    picture = Image.fromarray(draw_predictions(np.asarray(image), instances, metadata, view=view))
+    pixels = _pixels(image) if isinstance(image, Image.Image) else image
+    picture = draw_predictions(pixels, instances, metadata, view=view, overwrite=True)
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    for top in range(0, len(picture), _STRIP):
+        # To BGR, as OpenCV writes; its own conversion copies all of a picture that it changes in place.
+        strip = picture[top : top + _STRIP]
+        strip[...] = strip[..., ::-1].copy()
     with replacing(path) as part:
-        picture.save(part, format="PNG", compress_level=_PNG_LEVEL)
+        if not cv2.imwrite(part, picture, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]):
+            raise OSError(f"cannot write {path}")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of an RGB image, by strips: as a whole, Pillow copies it several times on the way."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def summary(instances: Instances, metadata: Metadata) -> str:

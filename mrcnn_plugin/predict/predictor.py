@@ -19,7 +19,8 @@ from torch import nn
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
 from mrcnn_plugin.config import RunConfig, dataset_metadata, fit_to_dataset, fit_to_device, load_config
 from mrcnn_plugin.data import load_metadata
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.data.images import IMAGE_ERRORS, deep_mode, unreadable
+from mrcnn_plugin.errors import ConfigError, ImageError, first_line
 from mrcnn_plugin.evaluation import instances_to_coco_json
 from mrcnn_plugin.modeling import returning_masks_as
 from mrcnn_plugin.optimization import optimize_for_device
@@ -60,7 +61,7 @@ class Predictor:
             The instances, as `detect` gives them, and the image, (H, W, 3) uint8 RGB.
 
         Raises:
-            OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: the file is not an image.
+            ImageError: the file is not an image that can be read; one line that says why.
         """
         model_input, image = self.read(path)
         return self.detect([model_input])[0], image
@@ -95,8 +96,16 @@ class Predictor:
             The model's input, and the image, (H, W, 3) uint8 RGB.
 
         Raises:
-            OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: the file is not an image.
+            ImageError: the file is not an image that can be read; one line that says why.
         """
+        try:
+            if not os.path.isfile(path) or deep_mode(path):
+                raise ValueError(path)
+            return self._read(path)
+        except IMAGE_ERRORS as error:
+            raise ImageError(unreadable(path) or first_line(error)) from error
+
+    def _read(self, path: str) -> tuple[dict, np.ndarray]:
         mapper = self._mapper
         if type(mapper) is not DatasetMapper:
             # Whatever a mapper of one's own does between file and tensor is its own business.
@@ -152,6 +161,7 @@ def build_predictor(
     threshold: float = 0.5,
     device: str = "",
     opts: Sequence[str] = (),
+    trusted: bool = False,
     tta: bool = False,
     optimized: bool = True,
 ) -> Predictor:
@@ -162,6 +172,8 @@ def build_predictor(
         threshold: least score, in [0, 1].
         device: "" chooses.
         opts: overrides of the config.
+        trusted: whether a YAML config, as a run folder's is, may name code that this package does not know
+            (`mrcnn_plugin.config.untrusted`). A Python file is code, and always runs.
         tta: whether images are augmented; see `RunConfig.augmented`.
         optimized: on the CPU, predict with a copy that `mrcnn_plugin.optimize` makes of the model.
 
@@ -171,7 +183,7 @@ def build_predictor(
     """
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
-    config = load_config(config_file, opts)
+    config = load_config(config_file, opts, trusted=trusted)
     metadata = _metadata(config)
     fit_to_device(config, device)
     config.set_score_threshold(threshold)

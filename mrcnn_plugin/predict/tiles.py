@@ -9,6 +9,7 @@ masks. All of that is done on RLEs: no mask of the picture's size is ever held a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from torch import Tensor
+from tqdm import tqdm
 
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.modeling import RLEMasks
@@ -32,6 +34,8 @@ from .reading_ahead import ahead
 _SAME = 0.5
 #: Part of a cut view that lies in another view, from which the other one explains it.
 _CONTAINED = 0.7
+# Exif's tag for how a picture is to be turned.
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,10 @@ class TiledImage:
         try:
             with Image.open(path) as image:
                 _check_memory(*image.size)
-                image = ImageOps.exif_transpose(image)
                 image.load()
+                if image.getexif().get(_ORIENTATION, 1) != 1:
+                    # Called always, it would copy a picture that needs no turning.
+                    image = ImageOps.exif_transpose(image)
         finally:
             Image.MAX_IMAGE_PIXELS = allowed
         image = image if image.mode == "RGB" else image.convert("RGB")
@@ -99,12 +105,15 @@ def _check_memory(width: int, height: int) -> None:
         )
 
 
-def detect_tiled(predictor: Predictor, image: TiledImage, readers: Executor, batch: int) -> Instances:
+def detect_tiled(
+    predictor: Predictor, image: TiledImage, readers: Executor, batch: int, *, progress: bool = False
+) -> Instances:
     """The instances of a picture by its tiles; as `Predictor.detect`, but always with `pred_masks_rle`.
 
     Args:
         readers: threads that prepare tiles while others are in the network.
         batch: tiles in one run of the network.
+        progress: whether to show a bar of the tiles.
     """
     found: list[Instances] = []
     tile_of: list[int] = []
@@ -115,10 +124,13 @@ def detect_tiled(predictor: Predictor, image: TiledImage, readers: Executor, bat
         return predictor.model_input(image.image.crop(tuple(image.grid[index].tolist())))
 
     size = image.image.height, image.image.width
-    for chunk, inputs in ahead(prepare, batches, readers, depth=2):
-        for index, instances in zip(chunk, predictor.detect(inputs)):
-            found.append(in_picture(instances, image.grid[index], size))
-            tile_of += [index] * len(instances)
+    show = None if progress and len(indices) > batch else True
+    with tqdm(total=len(indices), desc="tiles", leave=False, file=sys.stderr, disable=show) as bar:
+        for chunk, inputs in ahead(prepare, batches, readers, depth=2):
+            for index, instances in zip(chunk, predictor.detect(inputs)):
+                found.append(in_picture(instances, image.grid[index], size))
+                tile_of += [index] * len(instances)
+            bar.update(len(chunk))
     return merge_tiles(joined(found), np.array(tile_of, dtype=np.int64), image.grid)
 
 

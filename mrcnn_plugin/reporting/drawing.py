@@ -37,11 +37,12 @@ def draw_instances(
     masks: Sequence[Any] | None = None,
     keypoints: np.ndarray | None = None,
     view: int | None = None,
+    overwrite: bool = False,
 ) -> np.ndarray:
     """Draws K instances, the largest first.
 
     Args:
-        image: (H, W, 3) uint8 RGB; not changed.
+        image: (H, W, 3) uint8 RGB.
         metadata: keypoint names and connections.
         colors: K colours, RGB in [0, 1].
         labels: K texts.
@@ -50,6 +51,7 @@ def draw_instances(
         keypoints: (K, num_keypoints, 3), x and y in pixels, and score or visibility.
         view: pixels at the side of the part of the picture that is looked at at once, for the size of labels
             and lines; all of the picture by default.
+        overwrite: whether the image may be drawn into, which spares a copy of it.
 
     Returns:
         (H', W', 3) uint8 RGB; H and W unless the image is small: then it is enlarged.
@@ -57,6 +59,8 @@ def draw_instances(
     scale = max(1.0, _MIN_SIDE / min(image.shape[:2]))
     if scale > 1:
         canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    elif overwrite:
+        canvas = np.require(image, np.uint8, ["C", "W"])
     else:
         canvas = np.array(image, dtype=np.uint8, order="C")
     side = min(np.sqrt(canvas.shape[0] * canvas.shape[1]), scale * (view or np.inf))

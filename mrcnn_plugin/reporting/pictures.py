@@ -38,14 +38,19 @@ def class_name(index: int, metadata: Metadata) -> str:
 
 
 def draw_predictions(
-    image: np.ndarray, instances: Instances, metadata: Metadata, *, view: int | None = None
+    image: np.ndarray,
+    instances: Instances,
+    metadata: Metadata,
+    *,
+    view: int | None = None,
+    overwrite: bool = False,
 ) -> np.ndarray:
     """Draws masks, boxes, class names with scores, and skeletons.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         instances: of image size (H, W), on the CPU.
-        view: see `mrcnn_plugin.reporting.drawing.draw_instances`.
+        view, overwrite: see `mrcnn_plugin.reporting.drawing.draw_instances`.
 
     Returns:
         (H', W', 3) uint8 RGB; small images are enlarged.
@@ -64,6 +69,7 @@ def draw_predictions(
         masks=instance_masks(instances),
         keypoints=instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None,
         view=view,
+        overwrite=overwrite,
     )
 
 

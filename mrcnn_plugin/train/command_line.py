@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 from detectron2.engine import default_setup
@@ -23,6 +24,7 @@ from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
 
 from .evaluate import evaluate_weights
 from .loop import train
+from .run_folder import open_folder
 from .trackers import check_trackers
 from .validation_loss import PREFIX as VALIDATION
 
@@ -141,7 +143,8 @@ def _choose_seed(config: RunConfig, resume: bool) -> None:
 
 
 def _open_run_folder(config: RunConfig, args: argparse.Namespace) -> None:
-    """Creates the run folder, with config, metadata and logs."""
+    """Creates the run folder, with config, metadata and logs, and keeps other runs out of it."""
+    _on_main_process(lambda: open_folder(config.output_dir, config.keys.output_dir))
     if not args.eval_only:
         _choose_seed(config, args.resume)
     changed = changes(config) if args.resume and comm.is_main_process() else []
@@ -168,15 +171,20 @@ def check_data(config: RunConfig, *, training: bool) -> None:
     Raises:
         DatasetError: on every process, with what rank 0 found.
     """
-    problem = None
+    _on_main_process(lambda: _check_data(config, training))
+
+
+def _on_main_process(function: Callable[[], None]) -> None:
+    """Runs it on rank 0, while the others wait; what it raises of ours is raised by every process."""
+    problem: ConfigError | DatasetError | None = None
     if comm.is_main_process():
         try:
-            _check_data(config, training)
-        except DatasetError as error:
-            problem = str(error)
+            function()
+        except (ConfigError, DatasetError) as error:
+            problem = type(error)(str(error))
     problem = comm.all_gather(problem)[0]
     if problem is not None:
-        raise DatasetError(problem)
+        raise problem
 
 
 def _check_data(config: RunConfig, training: bool) -> None:

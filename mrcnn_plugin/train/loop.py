@@ -11,13 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from detectron2.engine import SimpleTrainer, create_ddp_model, default_writers, hooks
+from detectron2.engine import SimpleTrainer, create_ddp_model, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
 from mrcnn_plugin.config import Results, RunConfig
+from mrcnn_plugin.config.run_config import MEMORY_FORMATS
 from mrcnn_plugin.config.saving import saved_keys
 from mrcnn_plugin.config.training_keys import EMA_SUFFIX
 from mrcnn_plugin.data import ResumableLoader
@@ -28,7 +35,11 @@ from .diverged import explain
 from .ema import WeightAverage
 from .evaluate import evaluate
 from .evaluation_hooks import BestCheckpointer, EarlyStopping, Evaluation, StopEarly, UnknownMetric
+from .failures import explained
 from .hooks import InterruptCheckpointer, ProgressBar, StepSeed, StopSignals
+from .kernels import depthwise_in_float32, fuse_frozen_norms
+from .model_checks import check_anchors, check_frozen_norms, check_scheduler
+from .run_folder import cut_metrics
 from .trackers import tracker_writers
 from .trainer import NonFiniteLoss, Trainer
 from .validation_loss import validation_losses
@@ -50,6 +61,10 @@ def _trainer(config: RunConfig, model: nn.Module) -> Trainer:
     elif config.amp:
         # bfloat16 has the range of float32, so that gradients need no scaling.
         options["precision"] = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    model.to(memory_format=MEMORY_FORMATS[config.memory_format])
+    fuse_frozen_norms(model)
+    if config.amp and config.device == "cpu":
+        depthwise_in_float32(model)
     optimizer = config.build_optimizer(model)
     loader = ResumableLoader(config.build_train_loader(), _seed(config))
     return Trainer(_distributed(model, config), loader, optimizer, **options)
@@ -102,10 +117,12 @@ class _Run:
         config, keys, trainer = self.config, self.config.training, self.trainer
         main_process = comm.is_main_process()
         best, stopping = keys.best_checkpoint, keys.early_stopping
+        scheduler = config.build_scheduler(trainer.optimizer)
+        check_scheduler(scheduler, config.max_iter, config.keys.scheduler)
         return [
             StepSeed(_seed(config)),
             hooks.IterationTimer(),
-            hooks.LRScheduler(trainer.optimizer, config.build_scheduler(trainer.optimizer)),
+            hooks.LRScheduler(trainer.optimizer, scheduler),
             *config.build_hooks(self.model),
             self.average,
             hooks.PeriodicCheckpointer(self.checkpointer, **config.checkpointer) if main_process else None,
@@ -128,10 +145,10 @@ class _Run:
 
     def _writers(self, resume: bool) -> list[EventWriter]:
         config, trackers = self.config, self.config.training.trackers
-        writers = default_writers(config.output_dir, config.max_iter)
-        if "tensorboard" not in trackers:
-            for writer in [w for w in writers if isinstance(w, TensorboardXWriter)]:
-                writers.remove(writer)
+        metrics = os.path.join(config.output_dir, "metrics.json")
+        writers: list[EventWriter] = [CommonMetricPrinter(config.max_iter), JSONWriter(metrics)]
+        if "tensorboard" in trackers:
+            writers.append(TensorboardXWriter(config.output_dir))
         keys = saved_keys(config.output_dir)
         return [*writers, *tracker_writers(trackers, config.output_dir, keys, resume=resume)]
 
@@ -141,9 +158,20 @@ class _Run:
         if resume and not checkpointer.has_checkpoint():
             logger.info(f"--resume: no checkpoint in {config.output_dir} yet, starting from the beginning")
             check_weights(config.init_checkpoint, config.keys.init_checkpoint)
-        checkpointer.resume_or_load(config.init_checkpoint, resume=resume)
-        start = self.trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+        resumed = resume and checkpointer.has_checkpoint()
+        state = checkpointer.resume_or_load(config.init_checkpoint, resume=resume)
+        if not resumed:
+            check_frozen_norms(checkpointer.model, config.keys.init_checkpoint)
+            return 0
+        if "iteration" not in state:
+            raise ConfigError(
+                f"--resume: {checkpointer.get_checkpoint_file()} holds weights, but not the state of a "
+                f"training; start from it with {config.keys.init_checkpoint}=FILE in another folder"
+            )
+        start = self.trainer.iter + 1
         self.trainer.data_loader.batches = start * self.trainer.accumulate
+        if comm.is_main_process():
+            cut_metrics(config.output_dir, start)
         return start
 
     def train(self, start: int) -> None:
@@ -163,6 +191,7 @@ class _Run:
     def evaluate_only(self) -> None:
         """The end of a run whose last step is done: evaluation, and whether that is the best one."""
         logger.info(f"Already trained to iteration {self.config.max_iter}; evaluating")
+        self.checkpointer.restore_final(iteration=self.config.max_iter - 1)
         self.trainer.iter = self.trainer.max_iter = self.config.max_iter
         after_evaluation = [h for h in self.trainer._hooks if isinstance(h, Evaluation | BestCheckpointer)]
 
@@ -204,11 +233,13 @@ def train(config: RunConfig, *, resume: bool = False) -> SimpleTrainer:
     Raises:
         Interrupted: SIGINT or SIGTERM came; unless it came before the first step, there is a checkpoint.
         DivergedError: a loss is not finite.
-        ConfigError: the evaluation lacks a metric that a key names.
+        ConfigError: the evaluation lacks a metric that a key names; the model or its schedule cannot be
+            trained; or the system ended the training.
     """
     signals = StopSignals()
-    with signals:
+    with signals, explained(config):
         model = config.build_model()
+        check_anchors(model)
         logger.info(f"Model:\n{model}")
         trainer = _trainer(config, model)
         checkpointer = DetectionCheckpointer(trainer.model, config.output_dir, trainer=trainer)

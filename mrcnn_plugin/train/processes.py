@@ -17,7 +17,15 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from mrcnn_plugin.compat.comm import create_local_process_group
-from mrcnn_plugin.errors import ConfigError, DatasetError, DivergedError, Interrupted
+from mrcnn_plugin.errors import (
+    TRACEBACK,
+    ConfigError,
+    DatasetError,
+    DivergedError,
+    Interrupted,
+    first_line,
+    storage_problem,
+)
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -156,14 +164,26 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
     """`launch`, with an exit status in place of errors that a person can fix.
 
     Returns:
-        0, or what `main` returned; 2 after a ConfigError or DatasetError, printed as one line; 1 after a
-        DivergedError, printed in a few; 128 + signal after SIGINT or SIGTERM.
+        0, or what `main` returned; 2 after a ConfigError or DatasetError, or where the system does not let a
+        file be written, each printed as one line; 1 after a DivergedError, printed in a few; 128 + signal
+        after SIGINT or SIGTERM.
     """
     try:
         return launch(main, *launch_args) or 0
     except (ConfigError, DatasetError) as error:
-        _print_error(str(error))
+        if os.environ.get(TRACEBACK) == "1":
+            raise
+        _print_error(_own_text(error))
         return 2
+    except OSError as error:
+        problem = storage_problem(error)
+        if problem is None:
+            raise
+        _print_error(problem)
+        return 2
+    except mp.ProcessExitedException as error:
+        _print_error(f"a process of this run has ended: {first_line(error)}; --resume continues it")
+        return 1
     except DivergedError as error:
         _print_error(str(error), everywhere=error.of_one_process)
         return 1
@@ -183,6 +203,11 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
     except KeyboardInterrupt:
         _print_error("interrupted")
         return 128 + signal.SIGINT
+
+
+def _own_text(error: Exception) -> str:
+    """The one line of an error, without the traceback of a data loader's process that raised it."""
+    return first_line(error) if "\n" in str(error) else str(error)
 
 
 def _print_error(text: str, *, everywhere: bool = False) -> None:

@@ -17,6 +17,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from mrcnn_plugin.data import ResumableLoader
+from mrcnn_plugin.modeling.matching import to_device
+from mrcnn_plugin.modeling.scalars import one_transfer, transfer
 
 
 class StopTraining(BaseException):
@@ -74,6 +76,10 @@ class Trainer(SimpleTrainer):
             grad_scaler: of float16's gradients.
         """
         super().__init__(model, data_loader, optimizer)
+        # With pictures of the training Detectron2 needs the ground truth on the host.
+        pictures = getattr(getattr(model, "module", model), "vis_period", 0)
+        device = next(model.parameters(), torch.empty(0)).device
+        self._device = torch.device("cpu") if pictures else device
         self.accumulate = accumulate
         self.precision = precision
         self.grad_scaler = grad_scaler
@@ -107,7 +113,9 @@ class Trainer(SimpleTrainer):
         Raises:
             NonFiniteLoss: the model found that what it predicts is not finite.
         """
-        with self._unsynchronized(last):
+        if self._device.type != "cpu":
+            data = on_device(data, self._device)
+        with one_transfer(), self._unsynchronized(last):
             with self.precision():
                 try:
                     losses = self.model(data)
@@ -118,9 +126,8 @@ class Trainer(SimpleTrainer):
                     losses = {"total_loss": losses}
                 total = sum(losses.values()) / self.accumulate
             (total if self.grad_scaler is None else self.grad_scaler.scale(total)).backward()
-        # One copy to the host for all of them.
-        values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-        return dict(zip(losses, values))
+            # One copy to the host for all of them, and for what the model has logged.
+            return dict(zip(losses, transfer(list(losses.values()))))
 
     def _unsynchronized(self, last: bool) -> AbstractContextManager:
         """Gradients travel between processes with the last batch of a step only."""
@@ -153,6 +160,16 @@ class Trainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def on_device(batch: list[dict], device: torch.device) -> list[dict]:
+    """A batch of Detectron2's input dicts, copied to a device; the host does not wait for the copies."""
+    copies = []
+    for image in batch:
+        fields = {name: image[name] for name in ("instances", "proposals") if name in image}
+        moved = {name: to_device(value, device) for name, value in fields.items()}
+        copies.append(image | moved | {"image": image["image"].to(device, non_blocking=True)})
+    return copies
 
 
 def _finite(losses: Mapping[str, float]) -> bool:

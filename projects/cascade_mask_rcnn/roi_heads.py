@@ -12,16 +12,15 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
-    FastRCNNOutputLayers,
     build_box_head,
     build_mask_head,
-    select_foreground_proposals,
 )
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from mrcnn_plugin.modeling import MaskRCNNROIHeads
+from mrcnn_plugin.modeling import BoxPredictor, MaskRCNNROIHeads
+from mrcnn_plugin.modeling.matching import select_foreground
 from mrcnn_plugin.modeling.poolers import build_pooler, head_input_shape
 
 from .labels import label_proposals, with_gt_masks
@@ -89,7 +88,7 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
             "box_pooler": build_pooler(cfg, head, input_shape),
             "box_heads": box_heads,
             "box_predictors": [
-                FastRCNNOutputLayers(cfg, one.output_shape, box2box_transform=Box2BoxTransform(weights))
+                BoxPredictor(cfg, one.output_shape, box2box_transform=Box2BoxTransform(weights))
                 for one, weights in zip(box_heads, cascade.BBOX_REG_WEIGHTS)
             ],
             "proposal_matchers": [
@@ -175,7 +174,7 @@ class CascadeMaskRCNNROIHeads(MaskRCNNROIHeads, CascadeROIHeads):
         """Losses of the stage's mask head on the positive ones of its proposals; none without masks."""
         if not self.mask_on:
             return {}
-        positives, _ = select_foreground_proposals(proposals, self.num_classes)
+        positives = select_foreground(proposals, self.num_classes)
         positives = [with_gt_masks(*pair) for pair in zip(positives, targets)]
         x = self.mask_features(features, [image.proposal_boxes for image in positives])
         index = self.mask_stages.index(stage)

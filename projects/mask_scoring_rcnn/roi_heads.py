@@ -6,12 +6,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from mrcnn_plugin.modeling import MaskRCNNROIHeads
 from mrcnn_plugin.modeling.mask_loss import annotated, sigmoid_mask_loss, targets_of
+from mrcnn_plugin.modeling.matching import select_foreground
 
 from .mask_iou import area_ratio, mask_iou_loss, mask_iou_targets
 from .mask_iou_head import MaskIoUHead
@@ -53,7 +53,7 @@ class MaskScoringROIHeads(MaskRCNNROIHeads):
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> dict[str, Tensor] | list[Instances]:
         if self.training:
-            instances, _ = select_foreground_proposals(instances, self.num_classes)
+            instances = select_foreground(instances, self.num_classes)
             x = self._mask_features(features, [image.proposal_boxes for image in instances])
             return self._mask_losses(*annotated(x, instances))
         x = self._mask_features(features, [image.pred_boxes for image in instances])

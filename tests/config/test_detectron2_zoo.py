@@ -28,7 +28,8 @@ NAMES = {
 }
 CASCADE = {"ROI_HEADS.NAME": "CascadeROIHeads", "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
 DEFORMABLE = {"RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
-X101 = {"RESNETS.STRIDE_IN_1X1": False, "RESNETS.NUM_GROUPS": 32, "RESNETS.WIDTH_PER_GROUP": 8}
+#: ResNeXt; the depth, 101 or 152 in the zoo, repeats blocks and is left at 50 here.
+GROUPED = {"RESNETS.STRIDE_IN_1X1": False, "RESNETS.NUM_GROUPS": 32, "RESNETS.WIDTH_PER_GROUP": 8}
 
 
 def norm(name, convolutions=4):
@@ -40,28 +41,24 @@ def norm(name, convolutions=4):
 #: What a file of the zoo states beyond its base (C4, DC5 or FPN), all under MODEL.
 VARIANTS = {
     "C4": ("C4", {}),
-    "C4, R-101": ("C4", {"RESNETS.DEPTH": 101}),
     "C4 of Pascal VOC": ("C4", {"MASK_ON": False, "ROI_HEADS.NUM_CLASSES": 20}),
     "DC5": ("DC5", {}),
     "DC5, boxes": ("DC5", {"MASK_ON": False}),
     "FPN": ("FPN", {}),
     "FPN, boxes": ("FPN", {"MASK_ON": False}),
-    "FPN, R-101": ("FPN", {"RESNETS.DEPTH": 101}),
-    "FPN, X-101": ("FPN", {**X101, "RESNETS.DEPTH": 101}),
+    "FPN, ResNeXt": ("FPN", GROUPED),
     "FPN, GIoU": ("FPN", {"ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "giou", "RPN.BBOX_REG_LOSS_TYPE": "giou"}),
     "FPN, agnostic": (
         "FPN",
         {"ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True, "ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True},
     ),
     "FPN, group normalisation": ("FPN", {**norm("GN"), "RESNETS.STRIDE_IN_1X1": False}),
-    "FPN, from scratch": ("FPN", {**norm("GN"), "BACKBONE.FREEZE_AT": 0}),
     "FPN, synchronised normalisation": ("FPN", norm("SyncBN")),
     "FPN, deformable": ("FPN", DEFORMABLE),
     "FPN, deformable and modulated": ("FPN", {**DEFORMABLE, "RESNETS.DEFORM_MODULATED": True}),
     "FPN, cascade": ("FPN", CASCADE),
-    "FPN, cascade, X-152": ("FPN", {**CASCADE, **X101, **DEFORMABLE, "RESNETS.DEPTH": 152}),
+    "FPN, cascade, ResNeXt, deformable": ("FPN", {**CASCADE, **GROUPED, **DEFORMABLE}),
     "FPN, keypoints": ("FPN", {"MASK_ON": False, "KEYPOINT_ON": True, "ROI_HEADS.NUM_CLASSES": 1}),
-    "FPN, LVIS v0.5": ("FPN", {"ROI_HEADS.NUM_CLASSES": 1230}),
     "FPN, LVIS v1": ("FPN", {"ROI_HEADS.NUM_CLASSES": 1203, "ROI_HEADS.SCORE_THRESH_TEST": 0.0001}),
     "FPN, Cityscapes": ("FPN", {"ROI_HEADS.NUM_CLASSES": 8}),
     "Fast R-CNN": (
@@ -119,12 +116,11 @@ def built(cfg):
         return build_model(cfg)
 
 
-def assert_ours_has_the_parameters_of_detectron2s(cfg):
-    shapes = [
-        {name: tuple(value.shape) for name, value in built(one).state_dict().items()}
-        for one in (cfg, by_our_names(cfg))
-    ]
+def ours_with_the_parameters_of_detectron2s(cfg):
+    models = [built(one) for one in (cfg, by_our_names(cfg))]
+    shapes = [{name: tuple(value.shape) for name, value in model.state_dict().items()} for model in models]
     assert shapes[0] == shapes[1]
+    return models[1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -132,8 +128,7 @@ def test_a_model_of_the_zoo_has_the_same_parameters_by_our_names(variant):
     kind, settings = VARIANTS[variant]
     cfg = base(kind)
     cfg.merge_from_list([part for key, value in settings.items() for part in (f"MODEL.{key}", value)])
-    assert_ours_has_the_parameters_of_detectron2s(cfg)
-    model = built(by_our_names(cfg))
+    model = ours_with_the_parameters_of_detectron2s(cfg)
     poolers = [module for name, module in model.named_modules() if name.endswith("pooler")]
     assert poolers
     assert all(isinstance(pooler, ROIPooler) for pooler in poolers)
@@ -151,4 +146,4 @@ def zoo_files():
 @pytest.mark.parametrize("file", zoo_files())
 def test_a_file_of_the_zoo_loads_and_its_model_has_the_same_parameters(file):
     cfg = load_config(str(Path(CHECKOUT or "") / "configs" / file)).raw
-    assert_ours_has_the_parameters_of_detectron2s(cfg)
+    assert ours_with_the_parameters_of_detectron2s(cfg) is not None

@@ -14,6 +14,7 @@ from mrcnn_plugin.ops import (
     encode_masks,
     heatmaps_to_keypoints,
     multi_level_roi_align,
+    nms_segments,
     paste_masks,
     rasterize_polygons,
 )
@@ -32,6 +33,7 @@ def run_every_op() -> None:
     for dtype in (torch.float32, torch.float64):
         polygons, polygon_boxes = instances(2)
         rasterize_polygons(polygons, polygon_boxes.to(dtype), 14)
+    nms_segments(mask_boxes, torch.tensor([0, 2]), 0.5)
     halves = torch.float16, torch.bfloat16
     types = [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.float64, torch.float32)]
     types += [(half, torch.float32) for half in halves]

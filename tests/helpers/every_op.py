@@ -23,6 +23,7 @@ def every_op(seed: int) -> list:
         ops.ROIPool(3, 0.25)(features.detach(), rois),
         ops.paste_masks(masks, boxes, (90, 80)),
         ops.heatmaps_to_keypoints(maps, boxes),
+        ops.nms_segments(boxes, torch.tensor([0, 9, 16]), 0.3),
         ops.rasterize_polygons(polygons, boxes, 28),
         ops.encode_masks(masks, boxes, (90, 80)),
     ]

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -34,9 +34,10 @@ def train_in_process(arguments: list[str]) -> int:
     return main(argument_parser().parse_intermixed_args(arguments))
 
 
-def start(*command: str) -> subprocess.Popen:
-    """A Python script of the repository in a process of its own, its output in pipes."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(*command: str, paths: Iterable[Path] = ()) -> subprocess.Popen:
+    """A Python script in a process of its own, its output in pipes; it imports from `paths` as well."""
+    path = os.pathsep.join(map(str, [ROOT, *paths]))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **pipes)
 

@@ -9,6 +9,7 @@ from mrcnn_plugin.ops import (
     heatmaps_to_keypoints,
     library,
     multi_level_roi_align,
+    nms_segments,
     paste_masks,
     rasterize_polygons,
     winograd_conv2d,
@@ -93,6 +94,11 @@ def paste_soft():
     return paste(threshold=-1)
 
 
+def suppress():
+    boxes = random_boxes(300, torch.Generator().manual_seed(6))
+    return [nms_segments(boxes, torch.tensor([0, 120, 290]), 0.3)]
+
+
 def convolve():
     generator = torch.Generator().manual_seed(8)
     x = torch.randn(2, 32, 11, 14, generator=generator).contiguous(memory_format=torch.channels_last)
@@ -100,10 +106,13 @@ def convolve():
     return winograd_conv2d(x, winograd_weight(weight), torch.randn(48, generator=generator))
 
 
-OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, convolve]
+OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress, convolve]
 
 
-@pytest.mark.parametrize("run", [pool_max, paste, paste_soft, encode, rasterize])
+OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress]
+
+
+@pytest.mark.parametrize("run", [pool_max, paste, paste_soft, encode, rasterize, suppress])
 @pytest.mark.parametrize("level", simd_levels()[1:])
 def test_the_same_bits_at_every_level(run, level, at_level):
     for ours, expected in zip(at_level(level, run), at_level("baseline", run), strict=True):

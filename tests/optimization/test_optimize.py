@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from detectron2 import layers
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling.backbone import ResNet
@@ -18,6 +20,7 @@ import mrcnn_plugin
 from mrcnn_plugin import model_zoo, projects
 from mrcnn_plugin.configs.common.models.torchvision import use_torchvision
 from mrcnn_plugin.optimization import LayoutCopies
+from mrcnn_plugin.optimization.convolution import FusedConv2d
 
 PROJECTS = {
     name: f"{folder}/configs/Shapes/{name}.py"
@@ -186,3 +189,108 @@ class TestEveryModel:
             assert value.dim() < 4 or value.is_contiguous()
         assert not any(hasattr(module, "after") for module in model.modules())
         assert all(parameter.requires_grad for parameter in model.roi_heads.parameters())
+
+    def test_nothing_found(self, name, monkeypatch):
+        faster = pair(name)[1]
+        for module in faster.modules():
+            if hasattr(module, "test_score_thresh"):
+                monkeypatch.setattr(module, "test_score_thresh", 2.0)
+        assert [len(result) for result in detect(faster, INPUTS)] == [0, 0]
+
+
+def test_an_optimized_copy_is_copied_as_it_is():
+    faster = pair("MLP")[1]
+    again = mrcnn_plugin.optimize(faster)
+    assert again is not faster
+    for result, expected in zip(detect(again, INPUTS), detect(faster, INPUTS), strict=True):
+        assert torch.equal(result.pred_masks, expected.pred_masks)
+
+
+def test_an_optimized_copy_refuses_to_train():
+    faster = mrcnn_plugin.optimize(pair("MLP")[1]).train()
+    with pytest.raises(RuntimeError, match="train the one that it is of"):
+        faster(INPUTS)
+
+
+def test_without_winograd_there_are_no_transformed_weights():
+    model = pair("FPN")[0]
+    exact = mrcnn_plugin.optimize(model, winograd=False)
+    convs = [module for module in exact.modules() if isinstance(module, FusedConv2d)]
+    assert len(convs) > 20
+    assert all(conv.transformed is None for conv in convs)
+    faster = pair("FPN")[1].proposal_generator.rpn_head.conv
+    assert faster.transformed.shape == (36, WIDTH, WIDTH)
+    for result, expected in zip(detect(exact, INPUTS), detect(model, INPUTS), strict=True):
+        torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_take_the_ordinary_convolution(dtype):
+    conv = layers.Conv2d(16, 8, 3, padding=1, norm=nn.BatchNorm2d(8), activation=F.relu).eval().to(dtype)
+    x = torch.randn(1, 16, 9, 9, dtype=dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(mrcnn_plugin.optimize(conv)(x), conv(x), atol=0.05, rtol=0.05)
+
+
+class Shared(nn.Module):
+    """A network in which a norm is not the only reader of a convolution, and one that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(3) for _ in range(3))
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        read_twice = self.first(x)
+        x = self.norm1(read_twice) + read_twice
+        x = self.norm2(self.second(x)) + self.norm2(self.second(x + 1))
+        return self.act(self.norm3(self.third(x)))
+
+
+def test_only_norms_that_follow_alone_are_folded():
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.backbone = Shared().eval()
+    with torch.no_grad():
+        as_if_trained(model)
+    faster = mrcnn_plugin.optimize(model).backbone
+    kinds = {name: type(getattr(faster, name)) for name in ("norm1", "norm2", "norm3", "act")}
+    assert kinds == {
+        "norm1": nn.BatchNorm2d,
+        "norm2": nn.BatchNorm2d,
+        "norm3": nn.Identity,
+        "act": nn.Identity,
+    }
+    assert faster.third.after.name == "relu"
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(faster(x), model.backbone(x), atol=1e-5, rtol=0)
+
+
+class TestLayoutCopies:
+    def test_explicit_copies_and_those_inside_convolutions_count(self):
+        first = torch.randn(2, 8, 6, 6)
+        last = first.contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(8, 8, 3, 3).contiguous(memory_format=torch.channels_last)
+        with LayoutCopies() as copies:
+            F.conv2d(last, weight)
+            last.flatten(2)
+            last.clone()
+        assert not copies.counts
+        with LayoutCopies() as copies:
+            F.conv2d(first, weight)
+            last.contiguous()
+            torch.cat([first, last], dim=1)
+            last.flatten(1)
+        assert sum(copies.counts.values()) == 4
+        assert all("test_optimize.py" in place for place in copies.counts)
+
+    def test_small_ones_can_be_left_out(self):
+        x = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+        with LayoutCopies(least=37) as copies:
+            x.contiguous()
+        assert copies.elements == 0
+        with LayoutCopies(least=36) as copies:
+            x.contiguous()
+        assert copies.elements == 36

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ from helpers.tiny_runs import start
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, DatasetError
 from mrcnn_plugin.predict import argument_parser, main, run_files
 from mrcnn_plugin.predict import pictures as pictures_module
 from mrcnn_plugin.predict.inputs import Input, find_inputs, image_ids, output_paths
@@ -268,6 +269,19 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line(line, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--output .*file: .*File exists"):
+        predict(*line("file", "--no-overlays"))
+
+    def full(self, entries):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResultsLog, "append", full)
+    with pytest.raises(ConfigError, match=r"--output .*out: .*No space left on device; --resume goes on"):
+        predict(*line("out", "--no-overlays"))
+
+
 def test_tiles_of_the_program(line, test_images, tmp_path):
     assert predict(*line("tiles", "--tile", 48, "--overlap", 24)) == 0
     for result in json.loads(result_of(tmp_path / "tiles")):
@@ -299,3 +313,74 @@ def test_bad_command_line(finished_run, test_images, tmp_path, arguments, messag
         predict(*(known.get(argument, argument) for argument in arguments), "--output", tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def sent_run(finished_run, tmp_path) -> Path:
+    """A run folder as somebody may send it: a copy to change."""
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    for name in ("config.yaml", "metadata.json", "model_final.pth"):
+        shutil.copy(finished_run / name, folder)
+    return folder
+
+
+def test_a_run_folder_that_was_sent_runs_none_of_its_code_unasked(sent_run, test_images, tmp_path):
+    image, mark = sorted(test_images.iterdir())[0], tmp_path / "mark"
+    line = (image, "--run", sent_run, "--output", tmp_path / "out")
+    config = (sent_run / "config.yaml").read_text()
+    # Among what prediction builds, and beside it.
+    for section in ("model", "dataloader"):
+        path = f"{{_target_: pathlib.Path, a: {mark}}}"
+        code = f"{section}:\n  extra: {{_target_: pathlib.Path.touch, self: {path}}}\n"
+        (sent_run / "config.yaml").write_text(config.replace(f"{section}:\n", code))
+        with pytest.raises(ConfigError, match=r"extra\._target_ = pathlib\.Path.touch; .*add --trust-run"):
+            predict(*line)
+    (sent_run / "config.yaml").write_text(config)
+    (sent_run / "config.yaml.pkl").write_bytes(b"cpathlib\nPath\n(V" + str(mark).encode() + b"\ntR.")
+    with pytest.raises(ConfigError, match=r"config\.yaml\.pkl is a pickle, .*--trust-run"):
+        predict(*line)
+    (sent_run / "config.yaml.pkl").unlink()
+    (sent_run / "metadata.json").write_text('{"thing_classes": 3}')
+    with pytest.raises(
+        DatasetError, match=r"metadata\.json is not the metadata of a run: thing_classes must be"
+    ):
+        predict(*line)
+    assert not mark.exists()
+
+
+def test_components_of_ones_own_run_if_the_folder_is_trusted(sent_run, test_images, tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(
+        "from detectron2.modeling import GeneralizedRCNN\nclass OwnRCNN(GeneralizedRCNN):\n    pass\n"
+    )
+    config = (sent_run / "config.yaml").read_text()
+    assert config.count("GeneralizedRCNN") == 1
+    start = config.index("detectron2.modeling.", config.index("GeneralizedRCNN") - 60)
+    end = config.index("GeneralizedRCNN") + len("GeneralizedRCNN")
+    (sent_run / "config.yaml").write_text(config[:start] + "own_parts.OwnRCNN" + config[end:])
+    line = (sorted(test_images.iterdir())[0], "--run", sent_run, "--output", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"model._target_ = own_parts.OwnRCNN; .*--trust-run"):
+        predict(*line)
+    with pytest.raises(
+        ConfigError, match=r"model._target_ 'own_parts.OwnRCNN' cannot be imported .*PYTHONPATH"
+    ):
+        predict(*line, "--trust-run")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert predict(*line, "--trust-run") == 0
+
+
+def test_names_that_are_long_or_not_text(finished_run, test_images, tmp_path, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image = sorted(test_images.iterdir())[0]
+    names = ["x" * 251 + ".jpg", "x" * 250 + "y.jpg", "\U0001f600.jpg", "a\x1b[31m.jpg"]
+    for name in names:
+        shutil.copy(image, folder / name)
+    shutil.copy(image, os.fsencode(folder) + b"/\xff\xfe.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    assert predict(folder, "--run", finished_run, "--output", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
+    assert "\x1b[31m" not in capfd.readouterr().out
+    with pytest.raises(ConfigError, match="no images found"):
+        predict(folder / "pipe.jpg", "--run", finished_run, "--output", tmp_path / "out")

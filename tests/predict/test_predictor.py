@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from helpers.tiny_runs import tiny_arguments, train_in_process
 from PIL import Image
 from pycocotools import mask as mask_util
@@ -74,6 +75,16 @@ def test_a_mapper_of_ones_own_is_called(predictor, image):
     inverted, picture = predictor.read(image)
     assert torch.equal(inverted["image"], 255 - plain["image"])
     assert np.array_equal(picture, np.asarray(Image.open(image).convert("RGB")))
+
+
+def test_an_optimized_copy_predicts_the_same(run, predictor, image):
+    plain = build_predictor(*run_files(str(run)), threshold=0.0, optimized=False)
+    kinds = [type(one.model.proposal_generator.rpn_head) for one in (plain, predictor)]
+    assert kinds[0] is StandardRPNHead is not kinds[1]
+    expected, result = plain(image), predictor(image)
+    assert torch.equal(result.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
+    torch.testing.assert_close(result.scores, expected.scores, atol=1e-4, rtol=0)
 
 
 def test_threshold(predictor, image):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from helpers.tiny_predictor import BrightSpots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +20,9 @@ from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.modeling import RLEMasks
 from mrcnn_plugin.predict import build_predictor, run_files
 from mrcnn_plugin.predict import tiles as tiles_module
+from mrcnn_plugin.predict.inputs import Picture
+from mrcnn_plugin.predict.pictures import Pace, predict_pictures
+from mrcnn_plugin.predict.results_log import ResultsLog
 from mrcnn_plugin.predict.tiles import TiledImage, TileSize, detect_tiled, in_picture, joined, merge_tiles
 
 
@@ -182,6 +188,35 @@ def test_a_picture_of_one_tile_is_as_without_tiles(predictor, tmp_path):
     assert torch.equal(plain.pred_boxes.tensor[order], tiled.pred_boxes.tensor)
     for mask, rle in zip(plain.pred_masks[order].numpy(), tiled.pred_masks_rle):
         assert encode(mask)["counts"] == rle["counts"]
+
+
+def test_a_picture_of_many_tiles(tmp_path):
+    """Through the program's own path: read, tiles, merge, log, overlay."""
+    rng = np.random.default_rng(0)
+    whole = np.zeros((900, 1200), np.uint8)
+    for row in range(5):
+        for column in range(8):
+            center = 75 + 150 * np.array([column, row + 0.5]) + rng.uniform(-20, 20, 2)
+            size, angle = tuple(rng.uniform(20, 90, 2)), rng.uniform(0, 180)
+            cv2.fillPoly(whole, [cv2.boxPoints((tuple(center), size, angle)).round().astype(int)], 255)
+    # Longer than any tile.
+    whole[850:870, 20:1180] = 255
+    count, labels = cv2.connectedComponents(whole)
+    path = tmp_path / "large.png"
+    Image.fromarray(np.repeat(whole[..., None], 3, axis=2)).save(path)
+    picture = Picture(str(path), 7, str(tmp_path / "out" / "large.png"))
+    (tmp_path / "out").mkdir()
+    log = ResultsLog(str(tmp_path / "out"), {})
+    log.open()
+    assert predict_pictures(BrightSpots(), [picture], log, Pace(batch=3), TileSize(256, 64)) == []
+    log.close()
+    assert log.merge([picture], str(tmp_path / "results.json")) == (count - 1, 1)
+    found = {r["segmentation"]["counts"] for r in json.loads((tmp_path / "results.json").read_text())}
+    assert found == {encode(labels == index)["counts"].decode() for index in range(1, count)}
+    overlay = np.asarray(Image.open(picture.overlay))
+    assert overlay.shape == (900, 1200, 3)
+    # White with a colour of 40% over it.
+    assert overlay[860, 600].max() - overlay[860, 600].min() > 60
 
 
 def test_rotated_by_exif(tmp_path):

@@ -85,7 +85,7 @@ def test_the_best_checkpoint_holds_the_weights_of_the_best_evaluation(full_run):
 
 
 def test_the_average_by_hand(shapes, tmp_path):
-    keys = ["train.ema.decay=0.75", "train.checkpointer.period=1", "train.max_iter=3"]
+    keys = ["train.ema.decay=0.75", "train.checkpointer.period=1", "train.max_iter=3", "train.trackers=[]"]
     assert train_in_process(tiny_arguments(shapes, tmp_path, *keys, "dataloader.evaluator=null")) == 0
     steps = [load(tmp_path / f"model_000000{i}.pth") for i in range(3)]
     name = "roi_heads.mask_head.predictor.weight"
@@ -98,6 +98,7 @@ def test_the_average_by_hand(shapes, tmp_path):
     assert_same(saved["model"][name], steps[-1]["ema"][f"module.{name}"])
     assert saved["model"].keys() == steps[-1]["model"].keys()
     assert not torch.equal(saved["model"][name], steps[-1]["model"][name])
+    assert not list(tmp_path.glob("events.out.tfevents*")), "no tracker was requested"
 
 
 def test_averages_are_evaluated_beside_the_weights(full_run):

@@ -7,9 +7,8 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from mrcnn_plugin.modeling import ROIPooler
+from detectron2.modeling.proposal_generator import StandardRPNHead
+from mrcnn_plugin.modeling import BoxPredictor, MaskRCNNRPN, ROIPooler
 
 
 def resnet(out_features):
@@ -24,7 +23,7 @@ def resnet(out_features):
 
 def rpn(in_features, in_channels, anchor_sizes, strides, pre_nms_topk, post_nms_topk):
     """Region proposals; `anchor_sizes` in pixels, one list for each feature map."""
-    return L(RPN)(
+    return L(MaskRCNNRPN)(
         in_features=in_features,
         head=L(StandardRPNHead)(
             in_channels=in_channels,
@@ -65,7 +64,7 @@ def pooler(output_size, strides):
 
 def box_predictor(input_shape):
     """`input_shape`: of the features that one linear layer turns into scores and boxes."""
-    return L(FastRCNNOutputLayers)(
+    return L(BoxPredictor)(
         input_shape=input_shape,
         test_score_thresh=0.05,
         box2box_transform=L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0]),

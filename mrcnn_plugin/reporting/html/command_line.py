@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 from mrcnn_plugin.errors import DatasetError
 
 from .page import write_report
-from .source import Source, read_annotations, read_results
+from .source import Source
 
 _EPILOG = """\
 RESULTS.json has COCO's format: a list of {"image_id", "category_id", "score"} with "bbox", "segmentation" or
@@ -86,18 +86,16 @@ def source_of(args: argparse.Namespace) -> Source:
     for folder in filter(None, (args.images, args.run)):
         if not os.path.isdir(folder):
             raise DatasetError(f"{folder}: no such folder")
-    truth = read_annotations(args.annotations)
     source = Source(
         title=f"Run {Path(args.run).resolve().name}"
         if args.run
         else f"Detections on {Path(args.annotations).name}",
-        ground_truth=truth,
-        results=read_results(args.results, truth),
         image_root=args.images,
         max_dets=args.max_dets,
         sigmas=args.sigmas,
         facts=[("results", args.results), ("annotations", args.annotations)],
     )
+    source.read_detections(args.results, args.annotations)
     if args.run:
         source.read_run(args.run)
     source.summarize(Path(args.annotations).name, args.annotations)

@@ -132,17 +132,19 @@ def render(source: Source) -> str:
     if source.summaries:
         figures |= data_charts(source.summaries)
     figures |= {f"{task.task}-{name}": figure for task in tasks for name, figure in task.charts.items()}
-    pictures = _pictures(source, tasks)
+    pictures, score_rows = _pictures(source, tasks), _score_rows(source.scores)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "count": lambda value: f"{value:,}"}
+    environment.filters |= {"number": _number, "grouped": lambda value: f"{value:,}"}
     return environment.get_template("report.html.j2").render(
         source=source,
         notes=[*source.notes, *notes, *_disagreements(source, tasks)],
         made=datetime.now().strftime("%Y-%m-%d %H:%M"),
         tasks=tasks,
-        score_rows=_score_rows(source.scores),
+        score_rows=score_rows,
+        # Evaluations that no analysis stands for: of averaged weights, of other test sets or kinds.
+        others={name for name, _ in score_rows} - {task.task for task in tasks},
         charts=set(figures),
         charts_json=_script_json({name: _plain(figure) for name, figure in figures.items()}),
         pictures=pictures,

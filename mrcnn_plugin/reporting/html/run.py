@@ -14,7 +14,7 @@ from mrcnn_plugin.data.checks import title_of
 from mrcnn_plugin.evaluation.coco_evaluation import oks_sigmas
 
 from .page import write_report
-from .source import Source, read_annotations, read_results
+from .source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -72,16 +72,14 @@ def _add_detections(source: Source, config: RunConfig) -> None:
         source.notes.append(
             f"Of {len(config.test_names)} test sets, the analysis is of {title_of(found.dataset)}."
         )
-    source.ground_truth = read_annotations(metadata.json_file)
-    source.results = read_results(found.path, source.ground_truth)
+    source.read_detections(found.path, metadata.json_file)
+    assert source.ground_truth is not None
     source.image_root = metadata.get("image_root")
     source.max_dets = config.expected_of_data().max_dets or 100
     source.sigmas = _sigmas(found, metadata)
     source.facts.append(("test set", title_of(found.dataset)))
     source.facts.append(("images", f"{len(source.ground_truth.imgs):,}"))
     source.facts.append(("detections", f"{len(source.results):,}"))
-    if not source.results:
-        source.notes.append("No analysis of detections: there is not one.")
 
 
 def _sigmas(found: CocoResults, metadata: Metadata) -> list[float]:

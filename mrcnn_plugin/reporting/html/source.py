@@ -79,6 +79,23 @@ class Source:
                     )
         return reasons
 
+    def read_detections(self, results: str | os.PathLike, annotations: str | os.PathLike) -> None:
+        """Adds a COCO results file and the annotations that it is of.
+
+        Raises:
+            DatasetError: one line that names the file and what is wrong.
+        """
+        self.ground_truth = read_annotations(annotations)
+        self.results, unknown = read_results(results, self.ground_truth)
+        if unknown:
+            number = unknown + len(self.results)
+            self.notes.append(
+                f"{unknown:,} of {number:,} detections are left out: they are of categories that the "
+                "annotations do not have."
+            )
+        if not self.results:
+            self.notes.append("No analysis of detections: there is not one.")
+
     def read_run(self, folder: str | os.PathLike) -> None:
         """Adds what a run folder of train_net.py holds: metrics.json and config.yaml."""
         metrics, config = Path(folder, "metrics.json"), Path(folder, "config.yaml")
@@ -125,8 +142,8 @@ def read_annotations(path: str | os.PathLike) -> COCO:
     return coco
 
 
-def read_results(path: str | os.PathLike, ground_truth: COCO) -> list[dict]:
-    """The dicts of a COCO results file that are of images and categories of the ground truth.
+def read_results(path: str | os.PathLike, ground_truth: COCO) -> tuple[list[dict], int]:
+    """The dicts of a COCO results file that are of categories of the ground truth; how many are of others.
 
     Raises:
         DatasetError: one line that names the file and what is wrong.
@@ -152,7 +169,7 @@ def read_results(path: str | os.PathLike, ground_truth: COCO) -> list[dict]:
             f"{path}: no result is of a category of the annotations, {sorted(ground_truth.cats)[:5]}...; "
             "results must have the data set's category ids, not the model's class numbers"
         )
-    return known
+    return known, len(results) - len(known)
 
 
 def _read_json(path: str | os.PathLike) -> Any:

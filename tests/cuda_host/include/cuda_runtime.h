@@ -141,6 +141,7 @@ inline T opaque(T value) {
 inline float __fmul_rn(float a, float b) { return cuda_host::opaque(a * b); }
 inline double __dmul_rn(double a, double b) { return cuda_host::opaque(a * b); }
 inline double __dadd_rn(double a, double b) { return cuda_host::opaque(a) + b; }
+inline float __fadd_rn(float a, float b) { return cuda_host::opaque(a) + b; }
 
 inline unsigned __float_as_uint(float value) {
   unsigned bits;

@@ -139,6 +139,9 @@ def test_nothing_found_and_nothing_there(case):
     )
     assert 'class="panel"' not in nothing
     assert "<td>segm</td><td>1.2</td>" in nothing
+    # Scores of further evaluations, such as that of averaged weights, stand beside an analysis.
+    averaged = {"bbox": {"AP": 0.0}, "bbox_EMA": {"AP": 7.0}}
+    assert "<td>bbox_EMA</td><td>7.0</td>" in render(Source("", coco_of(dataset), wrong, scores=averaged))
     empty = dataset_of([[], []])
     assert 'class="panel"' in render(Source("", coco_of(empty), [detection(0, 0, (0, 0, 5, 5), 0.9)]))
 
@@ -198,7 +201,12 @@ def test_annotations_without_area_and_predictions_of_predict_py(tmp_path):
     assert truth.dataset["annotations"][0]["area"] == 400
     found = {"annotations": [detection(0, 0, (10, 10, 20, 20), 0.5), detection(0, 5, (10, 10, 20, 20), 0.5)]}
     (tmp_path / "predictions.json").write_text(json.dumps(found))
-    assert read_results(tmp_path / "predictions.json", truth) == found["annotations"][:1]
+    assert read_results(tmp_path / "predictions.json", truth) == (found["annotations"][:1], 1)
+    source = Source("")
+    source.read_detections(tmp_path / "predictions.json", tmp_path / "truth.json")
+    assert source.notes == [
+        "1 of 2 detections are left out: they are of categories that the annotations do not have."
+    ]
     with pytest.raises(DatasetError, match="expected COCO annotations"):
         read_annotations(tmp_path / "predictions.json")
 

@@ -5,7 +5,8 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, FastRCNNOutputLayers
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+from mrcnn_plugin.modeling import BoxPredictor
 from mrcnn_plugin.projects.cascade_mask_rcnn import CascadeMaskRCNNROIHeads
 
 # A refined box is nearer its target, so its deltas are smaller: the weights bring them back to unit variance.
@@ -32,7 +33,7 @@ def use_cascade(model):
             for _ in _STAGES
         ],
         box_predictors=[
-            L(FastRCNNOutputLayers)(
+            L(BoxPredictor)(
                 input_shape=L(ShapeSpec)(channels=fc_dims[-1]),
                 test_score_thresh=score_thresh,
                 box2box_transform=L(Box2BoxTransform)(weights=[float(weight) for weight in weights]),

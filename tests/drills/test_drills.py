@@ -1,0 +1,90 @@
+"""Faults in runs of the programs: a short form by default, all in `make drills` and `make test-all`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from helpers.tiny_runs import ROOT, start
+
+KILLS = int(os.environ.get("MRCNN_PLUGIN_KILLS", "0"))
+mounts = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which needs root")
+
+
+def found(monkeypatch, script: str, *arguments: object) -> dict:
+    monkeypatch.setenv("MRCNN_PLUGIN_TRACEBACK", "0")
+    process = start("-m", f"drills.{script}", *map(str, arguments), paths=[ROOT / "tests"])
+    output, errors = process.communicate(timeout=3600)
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1])
+
+
+def assert_exact(result: dict, kills: int) -> None:
+    assert result["kills"] <= kills
+    assert not result["problems"]
+    assert (result["end"], result["twice"], result["left"], result["equal"]) == (0, 0, [], True), result
+    # The line of the very iteration whose checkpoint was being written may not have been written yet.
+    assert result["missing"] <= result["kills"], result
+    print(result)
+
+
+def test_runs_killed_at_random_moments_end_as_the_unbroken_one(tmp_path, monkeypatch):
+    assert_exact(found(monkeypatch, "killed_runs", tmp_path, KILLS or 3, 1), KILLS or 3)
+
+
+@pytest.mark.slow
+def test_the_same_with_processes_that_load_data(tmp_path, monkeypatch):
+    assert_exact(found(monkeypatch, "killed_runs", tmp_path, KILLS or 4, 2, 2), KILLS or 4)
+
+
+ENDS = {
+    "second_run_in_a_folder": "is running in ",
+    "file_size_limit": "File too large",
+    "worker_process_killed": "a process that loads data has been killed",
+    "files_replaced_under_a_running_loader": "the file is empty; nor could",
+    "full_disk_at_a_checkpoint": r".pth: No space left on device; --resume continues",
+    "full_disk_at_the_metrics": "No space left on device; --resume continues",
+    "full_disk_at_the_predictions": "No space left on device",
+    "full_disk_at_drawn_data": "cannot be drawn ([Errno 28] No space left on device",
+    "read_only_folder": "cannot write in ",
+}
+_MOUNTING = ("full_disk", "read_only")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param(name, message, marks=[mounts] if name.startswith(_MOUNTING) else [])
+        for name, message in ENDS.items()
+    ],
+)
+def test_a_fault_is_one_line_and_the_run_goes_on_from_there(tmp_path, monkeypatch, name, message):
+    row = found(monkeypatch, "faults", tmp_path, name)[name]
+    assert row["status"] == 2, row
+    assert len(row["errors"]) == 1, row
+    assert message in row["errors"][0]
+    assert not row["traceback"], row
+    assert all(
+        value is True for key, value in row.items() if key.startswith(("resumes", "first_", "went_on"))
+    ), row
+
+
+@pytest.mark.slow
+def test_a_truncated_last_checkpoint(tmp_path, monkeypatch):
+    row = found(monkeypatch, "faults", tmp_path, "truncated_last_checkpoint")["truncated_last_checkpoint"]
+    assert row == {"status": 0, "errors": [], "traceback": False, "said": True, "whole_again": True}
+
+
+@pytest.mark.slow
+def test_sigterm_during_an_evaluation(tmp_path, monkeypatch):
+    row = found(monkeypatch, "faults", tmp_path, "sigterm_during_evaluation")["sigterm_during_evaluation"]
+    assert row == {"status": 143, "errors": [], "traceback": False, "resumes": True}
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_others_within_a_minute(tmp_path, monkeypatch):
+    row = found(monkeypatch, "faults", tmp_path, "rank_killed_under_torchrun")["rank_killed_under_torchrun"]
+    assert row["status"] != 0
+    assert row["seconds"] < 60, row
