@@ -28,7 +28,10 @@ MODULES = {
 # On no registry under its own name: the README says how to install it.
 UNDECLARED = {"detectron2", "mrcnn_plugin"}
 # Declared for another library, which does not require it itself: distribution -> module that imports it.
-IMPORTED_BY = {"shapely": "detectron2.data.datasets.cityscapes"}
+IMPORTED_BY = {
+    "shapely": "detectron2.data.datasets.cityscapes",
+    "lvis": "detectron2.evaluation.lvis_evaluation",
+}
 
 
 def imported_modules() -> set[str]:

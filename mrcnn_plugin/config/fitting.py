@@ -27,7 +27,8 @@ def fit_to_device(config: RunConfig, device: str = "") -> str | None:
     given = config.device
     wants_cuda = given.startswith("cuda")
     if given not in ("", "auto") and (not wants_cuda or torch.cuda.is_available()):
-        _check_device(given, f"{config.keys.device} {given!r}")
+        if not wants_cuda:
+            _check_device(given, f"{config.keys.device} {given!r}")
         return None
     config.device = "cuda" if torch.cuda.is_available() else "cpu"
     why = f"no CUDA device for {given!r}" if wants_cuda else "none was given"

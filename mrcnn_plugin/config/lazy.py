@@ -265,7 +265,7 @@ class LazyRunConfig(RunConfig):
         node = self._get(key)
         if OmegaConf.is_config(node):
             for name in node if isinstance(node, DictConfig) else range(len(node)):
-                below = f"{key}.{name}"
+                below = f"{key}.{name!s}"
                 try:
                     instantiate(self._get(below))
                 except Exception as inner:

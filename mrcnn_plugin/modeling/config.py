@@ -12,8 +12,6 @@ def add_config(cfg: CfgNode) -> None:
     """
     # Detectron2's main branch has this key, 0.6 has not: "highest", "high" or "medium".
     cfg.FLOAT32_PRECISION = cfg.get("FLOAT32_PRECISION", "")
-    # Of weights and maps in training: "contiguous" or "channels_last".
-    cfg.SOLVER.MEMORY_FORMAT = "contiguous"
     # On the CPU, evaluate a copy that `mrcnn_plugin.optimize` makes.
     cfg.TEST.OPTIMIZED = True
     # Keys of the training loop; docs/training_keys.md describes them.
@@ -24,6 +22,7 @@ def add_config(cfg: CfgNode) -> None:
             "EMA": {"DECAY": 0.0},
             "VALIDATION_LOSS": False,
             "ACCUMULATE": 1,
+            "MEMORY_FORMAT": "contiguous",
             "TRACKERS": ["tensorboard"],
         }
     )

@@ -205,8 +205,9 @@ class MaskRCNNC4ROIHeads(_Sampling, Res5ROIHeads):
 
     @torch.jit.unused
     def _losses(
-        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None
     ) -> dict[str, Tensor]:
+        assert targets is not None, "training needs the targets of the images"
         proposals = self.label_and_sample_proposals(proposals, targets)
         maps = [features[name] for name in self.in_features]
         x = self._shared_roi_transform(maps, [image.proposal_boxes for image in proposals])

@@ -103,8 +103,9 @@ def predict_pictures(
             else _tiled(predictor, batches, readers, pace, tile, drawing.wait)
         )
         for batch, results in detected:
-            _record(predictor, batch, results, log, failed)
+            # At most one batch has results and no overlays, and is predicted again after a kill.
             drawing.wait()
+            _record(predictor, batch, results, log, failed)
             for picture, result in zip(batch, results):
                 if picture.overlay is not None and not isinstance(result, _Failure):
                     drawing.submit(_draw, picture.overlay, *result, predictor.metadata, tile and tile.side)

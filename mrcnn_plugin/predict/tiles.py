@@ -210,7 +210,8 @@ class _Views:
             return _area(boxes[0]), _area(boxes[1]), _area(_clipped(boxes[0], boxes[1]))
         pieces = [_within(self.masks[index], window) for index in (first, second)]
         both = mask_util.merge(pieces, intersect=True)
-        return tuple(float(mask_util.area(rle)) for rle in (*pieces, both))
+        one, other, shared = (float(mask_util.area(rle)) for rle in (*pieces, both))
+        return one, other, shared
 
     def same(self, first: int, second: int) -> bool:
         """Whether two views show one object."""

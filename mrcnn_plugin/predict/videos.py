@@ -90,7 +90,7 @@ def predict_video(
             for images, found in _detected(predictor, frames, pool, batch, tile):
                 results.add(predictor, found)
                 overlay.write(drawn)
-                drawn = overlay.draw(pool, images, found, predictor.metadata, tile and tile.side)
+                drawn = overlay.draw(pool, images, found, predictor.metadata, tile.side if tile else None)
                 bar.update(len(images))
             overlay.write(drawn)
             if not results.frames:
@@ -195,7 +195,7 @@ class _Overlay:
             picture = future.result()
             height, width = picture.shape[:2]
             if self._writer is None:
-                codec = cv2.VideoWriter_fourcc(*_CODEC)
+                codec = cv2.VideoWriter.fourcc(*_CODEC)
                 self._writer = cv2.VideoWriter(self._part, codec, self._rate, (width, height))
                 self._stack.callback(self._writer.release)
                 if not self._writer.isOpened():

@@ -21,7 +21,7 @@ def fuse_frozen_norms(model: nn.Module) -> None:
         if type(module) is FrozenBatchNorm2d:
             module.__class__ = _FusedFrozenBatchNorm2d
         elif type(module).__name__ == "FrozenBatchNormAct2d" and type(module).__module__.startswith("timm."):
-            module.__class__ = _with_act(type(module))
+            module.__class__ = _with_act(type(module))  # type: ignore[arg-type]
 
 
 def depthwise_in_float32(model: nn.Module) -> None:
@@ -32,7 +32,7 @@ def depthwise_in_float32(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            module.__class__ = _in_float32(type(module))
+            module.__class__ = _in_float32(type(module))  # type: ignore[assignment, arg-type]
 
 
 class _FrozenNorm(torch.autograd.Function):
@@ -60,12 +60,15 @@ class _FusedFrozenBatchNorm2d(FrozenBatchNorm2d):
         return _frozen_norm(self, x)
 
 
-class _Act:
+class _Act(nn.Module):
+    act: nn.Module
+    drop: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(_frozen_norm(self, x)))
 
 
-class _InFloat32:
+class _InFloat32(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())

@@ -61,7 +61,7 @@ def _trainer(config: RunConfig, model: nn.Module) -> Trainer:
     elif config.amp:
         # bfloat16 has the range of float32, so that gradients need no scaling.
         options["precision"] = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    model.to(memory_format=MEMORY_FORMATS[config.memory_format])
+    model.to(memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
     fuse_frozen_norms(model)
     if config.amp and config.device == "cpu":
         depthwise_in_float32(model)

@@ -16,8 +16,8 @@ def check_anchors(model: nn.Module) -> None:
     Raises:
         ConfigError: their numbers or their strides differ, or a map does not exist.
     """
-    backbone = getattr(model, "backbone", None)
-    rpn = getattr(model, "proposal_generator", None)
+    backbone: Any = getattr(model, "backbone", None)
+    rpn: Any = getattr(model, "proposal_generator", None)
     generator = getattr(rpn, "anchor_generator", None)
     features = list(getattr(rpn, "in_features", ()))
     if generator is None or not hasattr(backbone, "output_shape"):

@@ -103,7 +103,7 @@ def test_the_key_of_both_kinds_of_config(tmp_path, value):
     lazy = "Shapes/mask_rcnn_R_18_FPN.py"
     for file, override in (
         (lazy, f"train.memory_format={value}"),
-        (str(yaml), f"SOLVER.MEMORY_FORMAT={value}"),
+        (str(yaml), f"TRAIN.MEMORY_FORMAT={value}"),
     ):
         if value == "nhwc":
             key = override.partition("=")[0]
