@@ -10,7 +10,7 @@ import importlib.util
 import random
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .shim import Overlay, Shim, swapped
@@ -153,10 +153,19 @@ def _without_caffe2(module: types.ModuleType) -> Iterator[None]:
 @contextlib.contextmanager
 def _torchvision_deform_conv(module: Any) -> Iterator[None]:
     yield
-    from . import deform_conv
+    module.deform_conv = _called_late("deform_conv")
+    module.modulated_deform_conv = _called_late("modulated_deform_conv")
 
-    module.deform_conv = deform_conv.deform_conv
-    module.modulated_deform_conv = deform_conv.modulated_deform_conv
+
+def _called_late(name: str) -> Callable[..., Any]:
+    """A function of `compat.deform_conv`, imported at its first call: not while Detectron2 is."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        from . import deform_conv
+
+        return getattr(deform_conv, name)(*args, **kwargs)
+
+    return call
 
 
 SHIMS: tuple[Shim, ...] = (

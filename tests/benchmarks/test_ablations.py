@@ -4,6 +4,7 @@ import math
 
 import ablations
 import pytest
+import real_pictures
 from training_runs import Settings
 
 from mrcnn_plugin import model_zoo
@@ -19,6 +20,8 @@ def test_every_config_exists_and_every_ablation_config_is_used():
     used = set(ablations.configs_of(ablations.ABLATIONS))
     known = model_zoo.list_configs()
     assert used <= set(known)
+    # Those that fine-tune are benchmarks/real_pictures.py's.
+    used |= {row.config.removeprefix("configs/") for row in real_pictures.ROWS.values()}
     assert {name for name in known if name.startswith("Ablations/")} <= used
 
 

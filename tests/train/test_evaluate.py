@@ -60,7 +60,7 @@ def test_results_of_several_sets_and_of_augmented_tests():
         TestSet("b", [[1]], Seen(False)),
     ]
     assert evaluate(config_of(*sets), Model(), final=True) == {
-        "a": {"seen": {"rle": 1.0}, "seen_TTA": {"pasted": 1.0}},
+        "a": {"seen": {"rle": 1.0}, "seen_TTA": {"rle": 1.0}},
         "b": {"seen": {"bitmask": 1.0}},
     }
     assert evaluate(config_of(), Model(), final=True) == {}
