@@ -36,6 +36,15 @@ def shown(path: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_text(path: str) -> bool:
+    """Whether a path is Unicode: OpenCV's functions end the process on one that is not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def find_inputs(
     inputs: Iterable[str], *, recursive: bool = False, skip: str | None = None
 ) -> tuple[list[Input], list[str]]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from mrcnn_plugin.atomic_files import replacing
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
-from .inputs import Picture, shown
+from .inputs import Picture, is_text, shown
 from .predictor import Predictor
 from .reading_ahead import Behind, ahead
 from .results_log import ResultsLog
@@ -193,8 +194,18 @@ def _draw(
         strip = picture[top : top + _STRIP]
         strip[...] = strip[..., ::-1].copy()
     with replacing(path) as part:
-        if not cv2.imwrite(part, picture, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]):
+        if not _write_png(part, picture):
             raise OSError(f"cannot write {path}")
+
+
+def _write_png(path: str, picture: np.ndarray) -> bool:
+    options = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]
+    if is_text(path):
+        return cv2.imwrite(path, picture, options)
+    written, data = cv2.imencode(".png", picture, options)
+    if written:
+        Path(path).write_bytes(data)
+    return written
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

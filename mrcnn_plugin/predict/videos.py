@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mrcnn_plugin.atomic_files import replacing
 from mrcnn_plugin.reporting.pictures import draw_predictions
 
+from .inputs import is_text
 from .predictor import Predictor
 from .reading_ahead import ahead
 from .tiles import TiledImage, TileSize, detect_tiled
@@ -63,6 +64,9 @@ def predict_video(
     Raises:
         OSError: the source cannot be opened, or has no frame; the overlay cannot be written.
     """
+    for path in (video.source, video.overlay):
+        if isinstance(path, str) and not is_text(path):
+            raise OSError("OpenCV opens no file whose name is not Unicode: rename it, or its folder")
     capture = cv2.VideoCapture(video.source)
     try:
         if not capture.isOpened():

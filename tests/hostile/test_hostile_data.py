@@ -130,8 +130,11 @@ def test_images_in_training(shapes, tmp_path, caplog, config_of):
         folder.mkdir()
         for image in dataset["images"]:
             data = (images / image["file_name"]).read_bytes()
-            broken = draw.random() < (0.5 if seed % 3 else 1.1)
-            (folder / image["file_name"]).write_bytes(corpus.picture(draw) if broken else data)
+            if seed % 3 == 0:
+                data = data[: draw.randrange(20)]
+            elif draw.random() < 0.5:
+                data = corpus.picture(draw)
+            (folder / image["file_name"]).write_bytes(data)
         names = f"coco:{tmp_path / f'{seed}.json'}:{folder}"
         (tmp_path / f"{seed}.json").write_text(json.dumps(dataset))
         with told(outcomes, "images", seed):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -128,3 +130,10 @@ def test_a_camera_ends_with_ctrl_c(tmp_path, monkeypatch):
     assert overlay.get(cv2.CAP_PROP_FPS) == 25
     assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 4
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_video_whose_name_is_not_unicode_is_refused(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
+    Path(path).write_bytes(b"x")
+    with pytest.raises(OSError, match="not Unicode: rename it"):
+        predict_video(BrightSpots(), outputs_of(path, str(tmp_path / "out"), True), batch=1, workers=1)
