@@ -88,7 +88,8 @@ def _images_in(folder: Path, recursive: bool, skip: str | None) -> list[Path]:
         path
         for path in paths
         if path.suffix.lower() in _IMAGES
-        and not path.is_dir()
+        # A link to nothing will be named; a pipe would be waited for.
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
         and not (left_out is not None and left_out in path.resolve().parents)
     )
 
