@@ -204,7 +204,7 @@ def _write_png(path: str, picture: np.ndarray) -> bool:
         return cv2.imwrite(path, picture, options)
     written, data = cv2.imencode(".png", picture, options)
     if written:
-        Path(path).write_bytes(data)
+        Path(path).write_bytes(data.tobytes())
     return written
 
 
