@@ -19,12 +19,13 @@ import mrcnn_plugin  # noqa: F401
 # isort: split
 
 import argparse
+import contextlib
 import copy
 import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def as_if_trained(model: nn.Module) -> nn.Module:
         ):
             value.normal_(std=0.1)
     return model
+
+
+@torch.no_grad()
+def spread_scores(model: nn.Module, run: Run, picture: dict) -> None:
+    """Scales the class logits, in place, to a deviation of 2: scores of exactly 1 would tie in any order."""
+    for predictor in [module for name, module in model.named_modules() if name.endswith("cls_score")]:
+        with _outputs(predictor) as logits:
+            run([picture])
+        predictor.weight *= 2 / torch.cat(logits).std()
+
+
+@contextlib.contextmanager
+def _outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """What a module returns, call by call."""
+    outputs: list[torch.Tensor] = []
+    hook = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
 
 
 def finding(model: nn.Module, detections: int) -> nn.Module:
@@ -205,8 +226,8 @@ def zoo(name: str) -> DictConfig:
     return model_zoo.get_config(name).model
 
 
-def contestants(case: Case, edge: int, detections: int) -> list[Contestant]:
-    """The peer first: the others are compared with it."""
+def contestants(case: Case, edge: int, detections: int, picture: dict) -> list[Contestant]:
+    """The peer first: the others are compared with it. Class scores are spread on `picture`."""
     torch.manual_seed(0)
     config = case.config()
     if case.theirs is None:
@@ -216,9 +237,11 @@ def contestants(case: Case, edge: int, detections: int) -> list[Contestant]:
     ours.mask_format = "rle"
     if case.theirs is None:
         peer = of_torchvision(edge, detections)
+        spread_scores(peer, torchvision_run(peer), picture)
         ours.load_state_dict(convert_torchvision(peer.state_dict(), labels=range(1, 91)), strict=True)
         first = [Contestant("torchvision", torchvision_run(peer))]
     else:
+        spread_scores(ours, of_ours(ours), picture)
         theirs = finding(case.theirs(config), detections)
         theirs.load_state_dict(ours.state_dict())
         first = [Contestant("Detectron2", of_detectron2(theirs))]
@@ -347,8 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     columns = ["", "s per picture", "ratio", "MB beyond", "box, px", "pixels differ"]
     for name in args.only:
         for edge in args.edges:
-            models = contestants(CASES[name], edge, args.detections)
             pictures = load(args.images, args.pictures, edge, CASES[name].config().input_format)
+            models = contestants(CASES[name], edge, args.detections, pictures[0])
             for batch in args.batches:
                 rows = measure(models, pictures, batch, args.rounds)
                 table = tabulate(rows, columns, tablefmt="github", disable_numparse=True)
