@@ -16,7 +16,7 @@ from mrcnn_plugin.modeling import RLEMasks
 from mrcnn_plugin.ops import encode_masks
 from mrcnn_plugin.runtime import Detections, ExportedModel, load
 
-from .predictor import Predictor
+from .predictor import Predictor, check_threshold
 
 
 class ExportedPredictor(Predictor):
@@ -34,8 +34,7 @@ class ExportedPredictor(Predictor):
         Raises:
             ConfigError: it is no such file, or finds no scores as low as the threshold.
         """
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
+        check_threshold(threshold)
         self._exported: ExportedModel = load(path)
         least = self._exported.description.score_threshold
         if threshold < least:
@@ -49,7 +48,7 @@ class ExportedPredictor(Predictor):
     def device(self) -> str:
         return "cpu"
 
-    def read(self, path: str) -> tuple[dict, np.ndarray]:
+    def _read(self, path: str) -> tuple[dict, np.ndarray]:
         image = np.asarray(utils.read_image(path, format="RGB"), dtype=np.uint8)
         return {"image": image}, image
 

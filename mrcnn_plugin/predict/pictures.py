@@ -18,6 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from mrcnn_plugin.atomic_files import replacing
+from mrcnn_plugin.data.images import IMAGE_ERRORS
+from mrcnn_plugin.errors import first_line
 from mrcnn_plugin.reporting.pictures import class_name, draw_predictions
 
 from .inputs import Picture, is_text, shown
@@ -26,8 +28,6 @@ from .reading_ahead import Behind, ahead
 from .results_log import ResultsLog
 from .tiles import TiledImage, TileSize, detect_tiled
 
-#: What a file that is not a readable image raises.
-READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 # zlib's fastest level: a quarter of the time of the default for a tenth more bytes.
 _PNG_LEVEL = 1
 # Rows of a large picture that are copied at a time.
@@ -154,8 +154,8 @@ def _tiled(
 def _attempt(read: Callable):
     try:
         return read()
-    except READ_ERRORS as error:
-        return _Failure(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    except IMAGE_ERRORS as error:
+        return _Failure(first_line(error))
 
 
 def _record(

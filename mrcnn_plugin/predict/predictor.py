@@ -154,6 +154,12 @@ def coco_results(metadata: Metadata, instances: Instances, image_id: int, file_n
     return results
 
 
+def check_threshold(threshold: float) -> None:
+    """Raises ConfigError where a score threshold is not in [0, 1]."""
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
+
+
 def build_predictor(
     config_file: str,
     weights: str = "",
@@ -181,8 +187,7 @@ def build_predictor(
         ConfigError: the config, an override, the threshold or the weights are not usable.
         DatasetError: there is neither a run folder's metadata.json nor a data set to name the classes.
     """
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"--score-threshold must be in [0, 1], got {threshold}")
+    check_threshold(threshold)
     config = load_config(config_file, opts, trusted=trusted)
     metadata = _metadata(config)
     fit_to_device(config, device)

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import Params
 
 #: The key of a result dict that a task compares.
 RESULT_KEYS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 #: IoU (for keypoints OKS) from which on a detection counts as correct: that of AP50.
 MATCH_IOU = 0.5
-# COCO's OKS sigmas, https://cocodataset.org/#keypoints-eval.
-COCO_SIGMAS = (
-    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
-    *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-)
+#: COCO's OKS sigmas of its 17 keypoints.
+COCO_SIGMAS = tuple(Params("keypoints").kpt_oks_sigmas.tolist())
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _bins(
         extent = (high * scale - offset) - (low * scale - offset)
         extent = extent if aligned else extent.clamp(min=1)
         # An infinite box minus itself is not a number, and has no samples.
-        samples = int(min(max(float((extent / bins).ceil().nan_to_num(0, 1e15, 0)), 0), 1e15))
+        samples = int(min(max(float((extent / bins).ceil().nan_to_num(0)), 0), 1e15))
     length = length if aligned else max(length, 1.0)
     bin_size = length / bins
     if samples == 0 or not math.isfinite(bin_size):
