@@ -43,9 +43,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mrcnn_plugin import model_zoo
 from mrcnn_plugin.config.optimizer import build_optimizer
-from mrcnn_plugin.config.run_config import MEMORY_FORMATS
+from mrcnn_plugin.config.run_config import MEMORY_FORMATS, memory_format_of
 from mrcnn_plugin.data import ensure_registered
-from mrcnn_plugin.train.kernels import depthwise_in_float32, fuse_frozen_norms
+from mrcnn_plugin.train.kernels import use_kernels
 from mrcnn_plugin.train.trainer import Trainer
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
@@ -93,10 +93,8 @@ def trainer_of(
     """What takes the steps; ours on the kernels that train_net.py gives it."""
     mine = library == "ours"
     if mine:
-        model.to(memory_format=MEMORY_FORMATS[args.memory_format])
-        fuse_frozen_norms(model)
-        if args.amp:
-            depthwise_in_float32(model)
+        memory_format = memory_format_of(args.memory_format, "cpu")
+        use_kernels(model, memory_format, fused=not args.plain_convolutions, amp=args.amp)
     parameters = [p for p in model.parameters() if p.requires_grad]
     options = {"fused": True} if mine else {}
     optimizer = build_optimizer(torch.optim.AdamW, parameters, clip_norm=1.0, lr=1e-6, **options)
@@ -239,8 +237,9 @@ def main() -> int:
     parser.add_argument("--short-edge", type=int, default=480, help="pixels")
     parser.add_argument("--rois", type=int, help="RoIs sampled from an image; by default the config's")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--memory-format", choices=sorted(MEMORY_FORMATS), default="auto", help="of ours")
     parser.add_argument(
-        "--memory-format", choices=sorted(MEMORY_FORMATS), default="channels_last", help="of ours"
+        "--plain-convolutions", action="store_true", help="ours without train.fused_convolutions"
     )
     parser.add_argument("--steps", type=int, default=5, help="measured, after one of warm-up")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader")

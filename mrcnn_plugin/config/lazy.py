@@ -70,8 +70,9 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
-        memory_format = train.get("memory_format") or "contiguous"
+        memory_format = train.get("memory_format") or "auto"
         self.memory_format = checked_memory_format(memory_format, "train.memory_format")
+        self.fused_convolutions = bool(train.get("fused_convolutions", True))
         self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
