@@ -66,6 +66,8 @@ STAGES = {
     "mask targets and loss": ["roi_heads.mask_head.forward"],
 }
 OPTIMIZER, REST = "optimizer", "everything else"
+#: Of the whole step on all threads: what a busy machine does not change as much as the time.
+PROCESSOR = ("processor", "")
 LIBRARIES = ("Detectron2", "ours")
 
 
@@ -126,11 +128,12 @@ def profiled(trainer: SimpleTrainer, seed: int) -> tuple[dict[tuple[str, str], f
     """One step: seconds by (stage, "forward" or "backward"), and the losses."""
     torch.manual_seed(seed)
     with EventStorage() as storage, profile(activities=[ProfilerActivity.CPU]) as profiler:
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         trainer.run_step()
-        total = time.perf_counter() - start
+        total, processor = time.perf_counter() - start, time.process_time() - processor
     seconds = by_stage(profiler.events())
     seconds[REST, "forward"] = total - sum(seconds.values())
+    seconds[PROCESSOR] = processor
     losses = {name: value for name, (value, _) in storage.latest().items() if name.startswith("loss")}
     return seconds, losses
 
@@ -219,8 +222,11 @@ def table(medians: dict[str, dict[tuple[str, str], float]]) -> str:
     totals = {lib: sum(sums[lib, way] for way in ways) for lib in LIBRARIES}
     header = ["ms", "forward, Detectron2", "ours", "backward, Detectron2", "ours"]
     ratio = totals["Detectron2"] / totals["ours"]
+    busy = {lib: medians[lib][PROCESSOR] for lib in LIBRARIES}
     ends = (
-        f"step: Detectron2 {totals['Detectron2']:.2f} s, ours {totals['ours']:.2f} s, ratio **{ratio:.2f}**"
+        f"step: Detectron2 {totals['Detectron2']:.2f} s, ours {totals['ours']:.2f} s, ratio **{ratio:.2f}**; "
+        f"of processors: {busy['Detectron2']:.2f} s, {busy['ours']:.2f} s, "
+        f"ratio {busy['Detectron2'] / busy['ours']:.2f}"
     )
     return f"{tabulate(rows, header, tablefmt='pipe', disable_numparse=True)}\n\n{ends}"
 

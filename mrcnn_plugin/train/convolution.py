@@ -73,14 +73,14 @@ class TrainedConv2d(nn.Conv2d):
             weight = self.weight if scale is None else self.weight * scale.view(-1, 1, 1, 1)
             y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             if inside is not None:
-                y = y + inside
+                y = y + inside.to(y.dtype)
             y = F.relu_(y) if relu_inside else y
         if norm is not None:
             y = norm(y)
         if activation is not None and not relu_inside:
             y = activation(y)
         if residual is not None and inside is None:
-            y = y + residual
+            y = y + residual.to(y.dtype)
         return F.relu_(y) if relu and not relu_inside else y
 
 
