@@ -47,7 +47,8 @@ def run(module, *inputs, **kwargs):
 
 def assert_equal(results, expected):
     for result, want in zip(results, expected, strict=True):
-        assert (result - want).norm() <= 1e-5 * want.norm()
+        # Absolute where a sum over all pixels cancels.
+        assert (result - want).norm() <= 1e-5 * want.norm() + 3e-5
 
 
 def fused(module):
