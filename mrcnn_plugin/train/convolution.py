@@ -194,10 +194,15 @@ def _suits_winograd(x: Tensor, weight: Tensor, geometry: tuple) -> bool:
 def _gains(conv: Any) -> bool:
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
-    norm = getattr(conv, "norm", None)
-    frozen = isinstance(norm, FrozenBatchNorm2d)
-    # What an unknown norm does to an empty batch is its own business.
-    return frozen or norm is None or conv.kernel_size == (3, 3)
+    by_winograd = (
+        conv.kernel_size == (3, 3)
+        and conv.stride == (1, 1)
+        and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
+    )
+    if type(conv) is nn.Conv2d:
+        return by_winograd
+    # A residual or ReLU may follow.
+    return conv.norm is None or isinstance(conv.norm, FrozenBatchNorm2d) or by_winograd
 
 
 class _TorchConv2d(TrainedConv2d):

@@ -70,9 +70,18 @@ def test_one_convolution(norm, activation, kernel, stride):
     plain = nn.Sequential(conv(norm, activation, kernel, stride)).double()
     fast = fused(plain.float())
     x = torch.randn(2, 64, 9, 10).contiguous(memory_format=LAST)
-    assert isinstance(fast[0], TrainedConv2d) == (norm is not nn.BatchNorm2d or kernel == 3)
+    assert isinstance(fast[0], TrainedConv2d) == (norm is not nn.BatchNorm2d or (kernel, stride) == (3, 1))
     assert_equal(run(fast, x), run(copy.deepcopy(plain).double(), x.double()))
     assert fast.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.usefixtures("small_winograd")
+def test_torchs_own_convolutions_change_where_winograd_helps():
+    plain = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 1))
+    fast = fused(plain)
+    assert [isinstance(one, TrainedConv2d) for one in fast] == [True, False]
+    x = torch.randn(1, 64, 8, 8)
+    assert_equal(run(fast, x), run(copy.deepcopy(plain).double(), x.double()))
 
 
 @pytest.mark.usefixtures("small_winograd")
