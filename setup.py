@@ -6,8 +6,8 @@ not used because it ties the result to the CUDA of the torch that happens to be 
 compile CUDA beside a CPU-only torch), whereas these libraries depend on neither.
 
 Environment: TORCH_CUDA_ARCH_LIST (default "8.0;9.0+PTX"), CUDA_HOME, CXX, NVCC_FLAGS, MRCNN_PLUGIN_NO_CUDA=1,
-MRCNN_PLUGIN_NO_CSRC=1, MAX_JOBS, and MRCNN_PLUGIN_SANITIZE, which names sanitizers ("address,undefined") for a
-CPU library beside the normal one (tests/sanitize/run.py). A file is compiled again when it, a header or its
+MRCNN_PLUGIN_NO_CSRC=1, MAX_JOBS; MRCNN_PLUGIN_SANITIZE names sanitizers ("address,undefined") for a CPU
+library beside the normal one (tests/sanitize/run.py). A file is compiled again when it, a header or its
 command line changed.
 """
 
@@ -116,7 +116,8 @@ class BuildOps(build_ext):
             return
         if self.inplace and sanitizer_flags():
             raise SystemExit(
-                "MRCNN_PLUGIN_SANITIZE does not go with --inplace, where the normal library is: give --build-lib"
+                "MRCNN_PLUGIN_SANITIZE does not go with --inplace, where the normal library is: "
+                "give --build-lib"
             )
         self.extensions = [ext for ext in self.extensions if not is_cuda(ext) or self.can_build_cuda()]
         super().run()

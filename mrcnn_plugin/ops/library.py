@@ -5,7 +5,8 @@ where torch itself was built with CUDA. Where a library is missing, RoIAlign of 
 op, and the other ops on their PyTorch reference (`mrcnn_plugin.ops.reference`), which is slow: that is said
 once per device type, with what is missing.
 
-A library that was built from older sources than those beside it, whose ops are others, is refused by every op.
+A library that was built from other sources than those beside it, and whose ops are not theirs, is refused by
+every op.
 
 The first CUDA call of a process compares the CUDA kernels with the CPU's on tiny inputs (`self_check`) and
 raises where they disagree. MRCNN_PLUGIN_CUDA=0 in the environment does without the CUDA kernels, and

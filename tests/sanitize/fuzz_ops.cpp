@@ -1,6 +1,6 @@
-// Arbitrary bytes as arguments of every CPU op: sizes, coordinates, offsets, thresholds. An op may refuse them by an
-// exception. It must not read or write outside its tensors, overflow or hang, which the sanitizers and the fuzzer
-// watch, and where two ways lead to a result, both must give the same.
+// Arbitrary bytes as arguments of every CPU op: sizes, coordinates, offsets, thresholds. An op may refuse
+// them by an exception. It must not read or write outside its tensors, overflow or hang, which the sanitizers
+// and the fuzzer watch, and where two ways lead to a result, both must give the same.
 //
 // Linked with libFuzzer (clang), or with random_inputs.cpp, which draws the bytes by seed (g++).
 #include <ATen/ATen.h>
@@ -43,8 +43,23 @@ class Bytes {
 
   // Mostly a coordinate of a small image, in eighths; now and then a number at some limit, or any bits.
   double real() {
-    static const double kSpecial[] = {0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1e-38, 1e-45, 16777216.0, 2147483648.0,
-                                      -2147483649.0, 4294967296.0, 1e18, -1e30, 3.4e38, -3.4e38, 1e300,
+    static const double kSpecial[] = {0.0,
+                                      -0.0,
+                                      0.5,
+                                      -0.5,
+                                      1.0,
+                                      -1.0,
+                                      1e-38,
+                                      1e-45,
+                                      16777216.0,
+                                      2147483648.0,
+                                      -2147483649.0,
+                                      4294967296.0,
+                                      1e18,
+                                      -1e30,
+                                      3.4e38,
+                                      -3.4e38,
+                                      1e300,
                                       std::numeric_limits<double>::infinity(),
                                       -std::numeric_limits<double>::infinity(),
                                       std::numeric_limits<double>::quiet_NaN()};
@@ -72,7 +87,8 @@ Tensor reals(Bytes& bytes, at::IntArrayRef sizes, at::ScalarType dtype) {
 
 Tensor floats(Bytes& bytes, at::IntArrayRef sizes) { return reals<float>(bytes, sizes, at::kFloat); }
 
-// Values of masks, maps and features: a byte each, so that an input suffices for many; special where it is 255.
+// Values of masks, maps and features: a byte each, so that an input suffices for many; special where it is
+// 255.
 Tensor pixels(Bytes& bytes, at::IntArrayRef sizes) {
   Tensor tensor = at::empty(sizes, at::kFloat);
   float* data = tensor.mutable_data_ptr<float>();
@@ -165,8 +181,10 @@ void polygons(Bytes& bytes) {
   const Tensor coords = reals<double>(bytes, {2 * points}, at::kDouble);
   const Tensor inner = offsets(bytes, count, 2 * points, 2), outer = offsets(bytes, instances, count, 1);
   const bool wide = bytes.flag();
-  const Tensor boxes = wide ? reals<double>(bytes, {instances, 4}, at::kDouble) : floats(bytes, {instances, 4});
-  const Tensor drawn = call("rasterize_polygons", {coords, inner, outer, boxes, bytes.integer(150)})[0].toTensor();
+  const Tensor boxes =
+      wide ? reals<double>(bytes, {instances, 4}, at::kDouble) : floats(bytes, {instances, 4});
+  const Tensor drawn =
+      call("rasterize_polygons", {coords, inner, outer, boxes, bytes.integer(150)})[0].toTensor();
   const uint8_t* cell = static_cast<const uint8_t*>(drawn.const_data_ptr());
   for (int64_t i = 0; i < drawn.numel(); ++i) require(cell[i] <= 1, "a mask holds a byte that is no bool");
 }
@@ -178,7 +196,8 @@ void nms(Bytes& bytes) {
   const Tensor keep = call("nms_segments", {boxes, ends, threshold})[0].toTensor();
   for (int64_t i = 0; i < segments; ++i) {
     const int64_t first = ends[i].item<int64_t>();
-    if (first < ends[i + 1].item<int64_t>()) require(keep[first].item<bool>(), "a segment loses its best box");
+    if (first < ends[i + 1].item<int64_t>())
+      require(keep[first].item<bool>(), "a segment loses its best box");
   }
 }
 
@@ -218,12 +237,12 @@ void roi_align(Bytes& bytes) {
     for (int64_t k = 0; k < count; ++k) chosen.mutable_data_ptr<int64_t>()[k] = bytes.integer(levels);
     given = chosen;
   }
-  const Tensor pooled = call("multi_level_roi_align", {features, boxes, scales, height, width, ratio, canonical_size,
-                                                       canonical_level, aligned, max_pool, given})[0]
-                            .toTensor();
-  const Stack backward = {pooled,         features,        boxes,   scales,   ratio,
-                          canonical_size, canonical_level, aligned, max_pool, true,
-                          given};
+  const Tensor pooled =
+      call("multi_level_roi_align", {features, boxes, scales, height, width, ratio, canonical_size,
+                                     canonical_level, aligned, max_pool, given})[0]
+          .toTensor();
+  const Stack backward = {pooled,          features, boxes,    scales, ratio, canonical_size,
+                          canonical_level, aligned,  max_pool, true,   given};
   const auto grads = call("multi_level_roi_align_backward", backward)[0].toTensorVector();
   require(grads.size() == features.size(), "a level has no gradient");
   for (int64_t level = 0; level < levels; ++level) {

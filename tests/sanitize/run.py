@@ -2,10 +2,11 @@
 
     python tests/sanitize/run.py [address] [thread] [fuzz] [--seconds 600] [-- PYTEST ARGUMENTS]
 
-`address` and `thread` build `_C.so` with AddressSanitizer and UndefinedBehaviorSanitizer, or with ThreadSanitizer,
-into build/sanitize/, and run the ops' tests on it. `fuzz` feeds arbitrary bytes to every op (fuzz_ops.cpp), by
-libFuzzer where there is clang, and by seed with g++, whose kernels of wider instruction sets clang does not compile.
-The normal library is neither replaced nor loaded. Whatever a sanitizer reports ends the run with exit status 1.
+`address` and `thread` build `_C.so` with AddressSanitizer and UndefinedBehaviorSanitizer, or with
+ThreadSanitizer, into build/sanitize/, and run the ops' tests on it. `fuzz` feeds arbitrary bytes to every op
+(fuzz_ops.cpp): by libFuzzer where there is clang, and by seed with g++, as clang does not compile the kernels
+of wider instruction sets. The normal library is neither replaced nor loaded. Whatever a sanitizer reports
+ends the run with exit status 1.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ PARTS = ("address", "thread", "fuzz")
 # Conversions of numbers that do not fit are undefined, too, but not among those of "undefined".
 UNDEFINED = "undefined,float-cast-overflow"
 OPTIONS = {
-    # What Python and PyTorch keep until the process ends is no leak of the ops. Too large a tensor is an error of
-    # PyTorch's, not of AddressSanitizer's.
+    # What Python and PyTorch keep until the process ends is no leak of the ops. Too large a tensor is an
+    # error of PyTorch's, not of AddressSanitizer's.
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:strict_string_checks=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-    # Python and PyTorch are not instrumented: of their own reads and writes ThreadSanitizer sees only those that go
-    # through memcpy and the like, and not the locks that order them.
-    "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0:die_after_fork=0:halt_on_error=0",
+    # Python and PyTorch are not instrumented: of their own reads and writes ThreadSanitizer sees only those
+    # that go through memcpy and the like, and not what orders them. A test forks a process that has threads.
+    "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0:die_after_fork=0",
 }
 WITHOUT_CUDA = ["-m", "not cuda and not slow", "--ignore-glob=*_cuda.py", "--ignore-glob=*_cuda_*.py"]
 
@@ -69,25 +70,22 @@ def test_with(sanitizer: str, arguments: list[str]) -> bool:
     preloaded = [compilers_file("libasan.so" if sanitizer == "address" else "libtsan.so")]
     if sanitizer == "thread":
         threads = library.with_name("threads.so")
-        source = HERE / "threads.cpp"
-        run(["g++", "-shared", "-fPIC", "-std=c++20", "-O1", "-g", "-fsanitize=thread", source, "-o", threads])
+        flags = ["-shared", "-fPIC", "-std=c++20", "-O1", "-g", "-fsanitize=thread"]
+        run(["g++", *flags, HERE / "threads.cpp", "-o", threads])
         preloaded.append(threads)
     # Before the sanitizer first looks for its functions.
     preloaded.append(compilers_file("libstdc++.so"))
     reports = fresh_folder(BUILD / f"{sanitizer}_reports")
-    status = run(
-        [*unrandomised(sanitizer), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *WITHOUT_CUDA]
-        + (arguments or ["tests/ops"]),
-        {
-            "LD_PRELOAD": " ".join(map(str, preloaded)),
-            "MRCNN_PLUGIN_LIBRARIES": str(library.parent),
-            # Threads are those of threads.cpp, or few: OpenMP's are not what is tested.
-            "OMP_NUM_THREADS": "1" if sanitizer == "thread" else "2",
-            "CI": "1",
-            **{name: f"{text}:log_path={reports}/report" for name, text in OPTIONS.items()},
-        },
-        check=False,
-    )
+    command = [*unrandomised(sanitizer), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    environment = {
+        "LD_PRELOAD": " ".join(map(str, preloaded)),
+        "MRCNN_PLUGIN_LIBRARIES": str(library.parent),
+        # Threads are those of threads.cpp, or few: OpenMP's are not what is tested.
+        "OMP_NUM_THREADS": "1" if sanitizer == "thread" else "2",
+        "CI": "1",
+        **{name: f"{text}:log_path={reports}/report" for name, text in OPTIONS.items()},
+    }
+    status = run([*command, *WITHOUT_CUDA, *(arguments or ["tests/ops"])], environment, check=False)
     written = sorted(reports.iterdir())
     for report in written:
         print(f"--- {report.relative_to(ROOT)}\n{report.read_text(errors='replace')[:6000]}")
@@ -99,7 +97,7 @@ def fuzz(seconds: int, seed: int) -> bool:
     """Whether no input of that many seconds in all makes an op fail."""
     clang = clang_compiler()
     if clang is None:
-        print("sanitize: no clang++ found (apt-get install clang): all inputs are drawn by seed, none by libFuzzer")
+        print("sanitize: no clang++ (apt-get install clang): inputs are drawn by seed, none by libFuzzer")
         return fuzz_by_seed(seconds, seed)
     return fuzz_by_seed(seconds // 2, seed) & fuzz_by_coverage(clang, seconds - seconds // 2)
 
@@ -123,7 +121,9 @@ def fuzz_by_coverage(clang: str, seconds: int) -> bool:
     limits = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=4096", "-max_len=16384"]
     places = [f"-artifact_prefix={failures}/", "-verbosity=0", "-print_final_stats=1", corpus]
     status = run([program, *limits, "-len_control=20", *places], fuzz_environment(), check=False)
-    print(f"sanitize: libFuzzer, {seconds} s: exit status {status}, {len(list(corpus.iterdir()))} inputs kept")
+    print(
+        f"sanitize: libFuzzer, {seconds} s: exit status {status}, {len(list(corpus.iterdir()))} inputs kept"
+    )
     return status == 0
 
 
@@ -173,7 +173,9 @@ def compilers_file(name: str) -> Path:
         raise SystemExit(f"sanitize: g++ has no {name}: install the sanitizers' libraries of your compiler")
     path = Path(found).resolve()
     # A linker script on some systems.
-    script = re.search(r"(?:INPUT|GROUP)\s*\(\s*(\S+)", path.read_text()) if path.stat().st_size < 4096 else None
+    script = (
+        re.search(r"(?:INPUT|GROUP)\s*\(\s*(\S+)", path.read_text()) if path.stat().st_size < 4096 else None
+    )
     return Path(script[1]) if script else path
 
 

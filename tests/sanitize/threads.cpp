@@ -1,6 +1,7 @@
-// PyTorch's parallel_for for this plugin's kernels, on std::thread instead of OpenMP. Preloaded, it takes the place
-// of the functions of the same names in libtorch_cpu.so. ThreadSanitizer does not see how OpenMP's uninstrumented
-// runtime hands work to its threads and reports every such hand-over as a race; it does see these.
+// PyTorch's parallel_for for this plugin's kernels, on std::thread instead of OpenMP. Preloaded, it takes the
+// place of the functions of the same names in libtorch_cpu.so. ThreadSanitizer does not see how OpenMP's
+// uninstrumented runtime hands work to its threads and reports every such hand-over as a race; it does see
+// these.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -25,7 +26,8 @@ int32_t torch_get_num_threads(uint32_t* count) {
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain_size,
                            void (*work)(int64_t, int64_t, void*), void* context) {
   if (begin >= end) return 0;
-  const int64_t grains = (end - begin + std::max<int64_t>(grain_size, 1) - 1) / std::max<int64_t>(grain_size, 1);
+  const int64_t grains =
+      (end - begin + std::max<int64_t>(grain_size, 1) - 1) / std::max<int64_t>(grain_size, 1);
   const int64_t count = std::min(kThreads, grains), share = (end - begin + count - 1) / count;
   std::atomic<bool> failed{false};
   const auto run = [&](int64_t first) {

@@ -104,8 +104,7 @@ MRCNN_INLINE void pool_narrow(const RoIPlan<A>& plan, const T* window, int64_t r
     for (int32_t tap = 0; tap < taps; ++tap) {
       const auto index = read_as<typename R::Indices>(indices + tap * R::kLanes);
       const Vector<A> weight = load(weights + tap * R::kLanes);
-      sum +=
-          (N == 1 ? shuffle(rows[0], index) : shuffle(rows[0], rows[1], index)) * weight;
+      sum += (N == 1 ? shuffle(rows[0], index) : shuffle(rows[0], rows[1], index)) * weight;
     }
     store(sum, bins + row * width);
   }
