@@ -4,8 +4,8 @@
 
 For each version it makes a virtual environment in a temporary folder, installs that torch with its
 torchvision and nothing else of this package, loads `mrcnn_plugin/_C.so` with torch.ops.load_library and runs
-RoIAlign forward and backward on fixed input. The digests of all versions must be equal, and the library's file
-must not have changed. Then every op is compared with its PyTorch twin (`mrcnn_plugin.ops.self_check`) there.
+RoIAlign forward and backward on fixed input. The digests of all versions must be equal, and the file must not
+have changed. Then every op is compared with its PyTorch twin (`mrcnn_plugin.ops.self_check`) there.
 """
 
 from __future__ import annotations
