@@ -39,8 +39,12 @@ CXX_FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",
-    "-Wno-maybe-uninitialized",
 ]
+
+
+def warning_flags(compiler: str) -> list[str]:
+    """g++ takes vectors that are filled lane by lane for uninitialised; clang does not know its option."""
+    return [] if "clang" in Path(compiler).name else ["-Wno-maybe-uninitialized"]
 
 
 def sanitizer_flags() -> list[str]:
@@ -174,7 +178,7 @@ class BuildOps(build_ext):
         # Written beside the target and renamed, so that an interrupted build leaves no half an object.
         part = obj.with_suffix(".part.o")
         if home is None:
-            tool = [self.cxx, *CXX_FLAGS, *sanitizer_flags()]
+            tool = [self.cxx, *CXX_FLAGS, *warning_flags(self.cxx), *sanitizer_flags()]
         else:
             tool = [str(home / "bin" / "nvcc"), "-ccbin", self.cxx, "-O3", "-std=c++20", "-DUSE_CUDA"]
             tool += [*gencode_flags(), "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]
