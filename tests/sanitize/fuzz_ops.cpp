@@ -4,6 +4,7 @@
 //
 // Linked with libFuzzer (clang), or with random_inputs.cpp, which draws the bytes by seed (g++).
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <cmath>
@@ -29,7 +30,7 @@ class Bytes {
   T take() {
     T value{};
     const size_t count = std::min(sizeof(T), size_);
-    std::memcpy(&value, data_, count);
+    if (count > 0) std::memcpy(&value, data_, count);
     data_ += count;
     size_ -= count;
     return value;
