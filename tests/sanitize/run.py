@@ -12,14 +12,13 @@ ends the run with exit status 1.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -148,7 +147,7 @@ def build(name: str, sanitizers: str, compiler: str = "g++") -> Path:
 
 def link(compiler: str, sanitizers: str, sources: list[Path], library: Path, program: Path) -> None:
     """Builds a C++ program on torch's own headers and the given library."""
-    folder = Path(torch.__file__).parent
+    folder = Path(importlib.util.find_spec("torch").origin).parent
     includes = [f"-isystem{folder / 'include'}", f"-isystem{folder / 'include/torch/csrc/api/include'}"]
     newest = max(path.stat().st_mtime for path in [*sources, library, Path(__file__)])
     if program.exists() and program.stat().st_mtime > newest:
