@@ -149,7 +149,7 @@ def link(compiler: str, sanitizers: str, sources: list[Path], library: Path, pro
     """Builds a C++ program on torch's own headers and the given library."""
     folder = Path(importlib.util.find_spec("torch").origin).parent
     includes = [f"-isystem{folder / 'include'}", f"-isystem{folder / 'include/torch/csrc/api/include'}"]
-    newest = max(path.stat().st_mtime for path in [*sources, library, Path(__file__)])
+    newest = max(path.stat().st_mtime for path in [*sources, Path(__file__)])
     if program.exists() and program.stat().st_mtime > newest:
         return
     flags = [f"-fsanitize={sanitizers}", "-O1", "-g", "-std=c++20", "-Wall", "-Wextra"]
