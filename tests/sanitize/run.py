@@ -35,7 +35,7 @@ OPTIONS = {
     # that go through memcpy and the like, and not what orders them. A test forks a process that has threads.
     "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0:die_after_fork=0",
 }
-WITHOUT_CUDA = ["-m", "not cuda and not slow", "--ignore-glob=*_cuda.py", "--ignore-glob=*_cuda_*.py"]
+NATIVE_ONLY = ["-p", "native_only", "-m", "not cuda and not slow"]
 
 
 def main() -> None:
@@ -77,6 +77,7 @@ def test_with(sanitizer: str, arguments: list[str]) -> bool:
     reports = fresh_folder(BUILD / f"{sanitizer}_reports")
     command = [*unrandomised(sanitizer), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
         "LD_PRELOAD": " ".join(map(str, preloaded)),
         "MRCNN_PLUGIN_LIBRARIES": str(library.parent),
         # Threads are those of threads.cpp, or few: OpenMP's are not what is tested.
@@ -84,7 +85,7 @@ def test_with(sanitizer: str, arguments: list[str]) -> bool:
         "CI": "1",
         **{name: f"{text}:log_path={reports}/report" for name, text in OPTIONS.items()},
     }
-    status = run([*command, *WITHOUT_CUDA, *(arguments or ["tests/ops"])], environment, check=False)
+    status = run([*command, *NATIVE_ONLY, *(arguments or ["tests/ops"])], environment, check=False)
     written = sorted(reports.iterdir())
     for report in written:
         print(f"--- {report.relative_to(ROOT)}\n{report.read_text(errors='replace')[:6000]}")
