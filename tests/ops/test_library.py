@@ -84,6 +84,14 @@ def test_ops_of_the_sources_are_those_of_the_library(tmp_path, monkeypatch):
     assert "\n" not in refusal
 
 
+def test_every_op_with_arguments_is_fuzzed():
+    fuzzed = (ROOT / "tests" / "sanitize" / "fuzz_ops.cpp").read_text()
+    declared = library._declared_schemas(ROOT / "csrc" / "ops.cpp")
+    with_arguments = {name for name, schema in declared.items() if f"{name}()" not in schema}
+    assert len(with_arguments) == len(declared) - 1
+    assert {name for name in with_arguments if f'call("{name}"' not in fuzzed} == set()
+
+
 def test_a_wheel_has_no_sources_to_compare_with(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "SCHEMAS", tmp_path / "ops.cpp")
     assert library._refusal() is None
