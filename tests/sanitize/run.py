@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,13 +118,15 @@ def fuzz_by_coverage(clang: str, seconds: int) -> bool:
     library = build("fuzzer", f"fuzzer-no-link,{names}", clang)
     program = library.with_name("fuzz_ops")
     link(clang, f"fuzzer,{names}", [HERE / "fuzz_ops.cpp"], library, program)
-    corpus, failures = fresh_folder(BUILD / "corpus"), fresh_folder(BUILD / "failures")
+    failures = BUILD / "failures"
+    failures.mkdir(exist_ok=True)
     limits = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=4096", "-max_len=16384"]
-    places = [f"-artifact_prefix={failures}/", "-verbosity=0", "-print_final_stats=1", corpus]
-    status = run([program, *limits, "-len_control=20", *places], fuzz_environment(), check=False)
-    print(
-        f"sanitize: libFuzzer, {seconds} s: exit status {status}, {len(list(corpus.iterdir()))} inputs kept"
-    )
+    output = [f"-artifact_prefix={failures}/", "-verbosity=0", "-print_final_stats=1"]
+    with tempfile.TemporaryDirectory() as corpus:
+        command = [program, *limits, *output, "-len_control=20", corpus]
+        status = run(command, fuzz_environment(), check=False)
+        kept = len(list(Path(corpus).iterdir()))
+    print(f"sanitize: libFuzzer, {seconds} s: exit status {status}, {kept} inputs kept")
     return status == 0
 
 
