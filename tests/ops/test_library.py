@@ -109,11 +109,11 @@ def test_a_program_with_an_outdated_library_ends_in_one_line(tmp_path):
     (tmp_path / "csrc").mkdir()
     sources = (ROOT / "csrc" / "ops.cpp").read_text()
     (tmp_path / "csrc" / "ops.cpp").write_text(sources + 'm.def("new_op() -> ()");')
+    shutil.copy(ROOT / "train_net.py", tmp_path)
     without = shutil.ignore_patterns("*_cuda.so", "__pycache__")
     shutil.copytree(ROOT / "mrcnn_plugin", tmp_path / "mrcnn_plugin", ignore=without)
     program = subprocess.run(
-        [sys.executable, ROOT / "train_net.py", "--config-file", "Shapes/mask_rcnn_R_18_FPN.py"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "train_net.py", "--config-file", "Shapes/mask_rcnn_R_18_FPN.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
