@@ -87,7 +87,7 @@ STATUS["cuda"] = _load("cuda") if STATUS["cpu"] is None else STATUS["cpu"]
 #: Why every op refuses to run, or None.
 REFUSAL = _refusal()
 if REFUSAL is not None:
-    STATUS = dict.fromkeys(STATUS, REFUSAL)
+    STATUS.update((device, REFUSAL) for device in FILES)
 
 
 def check_libraries() -> None:
