@@ -68,7 +68,7 @@ def _differs(name: str, schema: str) -> bool:
 
 def _refusal() -> str | None:
     """Why the native libraries must not be used, in one line; None where nothing speaks against it."""
-    if LIBRARIES in os.environ and STATUS["cpu"] is not None:
+    if os.environ.get(LIBRARIES) and STATUS["cpu"] is not None:
         return f"{LIBRARIES}={os.environ[LIBRARIES]}: {FILES['cpu']} cannot be loaded: {STATUS['cpu']}"
     if STATUS["cpu"] is not None or not SCHEMAS.exists():
         return None
