@@ -47,7 +47,7 @@ def test_file_that_is_no_lazyconfig(tmp_path, text, message):
 
 
 def test_a_shortcut_that_became_a_key_is_named(tmp_path):
-    """The image format that it takes from the training's mapper would not be found when the config is saved."""
+    """Its image format, a reference to the training's mapper, would not be found in the saved config."""
     text = """
 from mrcnn_plugin import model_zoo
 _cfg = model_zoo.get_config("Shapes/mask_rcnn_R_18_FPN.py")

@@ -104,7 +104,7 @@ def test_in_chromium(picture, tmp_path):
         tab.run(SLIDE)
         tab.wait_for(f"{SUMMARY}.includes(': 1 instance ')")
         tab.wait_for(f"document.querySelector('#overlay img').src !== '{first}'")
-        assert tab.wait_for("document.querySelector('#instances tbody').innerText.includes('0.8')")
+        assert tab.wait_for("document.querySelector('#instances').innerText.includes('0.8')")
         tab.run("[...document.querySelectorAll('button')].find(b => /COCO/.test(b.innerText)).click()")
         tab.wait_for("/\"score\": 0.8/.test(document.querySelector('#results').innerText)")
         # The same page, another picture, which is none.
@@ -141,7 +141,7 @@ def test_a_run_is_offered_to_this_machine_alone(finished_run, capfd):
     assert "fonts.googleapis" not in page
     # Files of the machine are not given out, nor are those of the folder that it was started in.
     for path in ("/etc/passwd", finished_run / "config.yaml", "pyproject.toml"):
-        with pytest.raises(urllib.error.HTTPError, match="403|404"):
+        with pytest.raises(urllib.error.HTTPError, match=r"403|404"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/gradio_api/file={path}")
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
         # Another address of this machine.
