@@ -383,7 +383,7 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
 
 def _check_shortcuts(raw: DictConfig, path: str) -> None:
     """Refuses a name at the top of the file for a part of a section, which refers to what is not above it."""
-    for key in raw.keys() - set(SECTIONS):
+    for key in map(str, raw.keys() - set(SECTIONS)):
         try:
             OmegaConf.to_container(OmegaConf.create({key: raw[key]}), resolve=True)
         except InterpolationKeyError as error:
