@@ -63,5 +63,5 @@ def _listenable(host: str, port: int) -> int:
             return probe.getsockname()[1]
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"--host {host} --port {port}: {first_line(error)}; --port 0 takes a free port"
+            f"--host {host} --port {port}: {first_line(error).rstrip('.')}; --port 0 takes a free port"
         ) from error
