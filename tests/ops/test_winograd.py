@@ -75,6 +75,16 @@ def test_parts_of_the_tiles(monkeypatch):
     torch.testing.assert_close(winograd_conv2d(x, transformed, bias), whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("first", "count"), [(2**63 - 1, 1), (1, 2**63 - 1), (-1, 1), (0, -1), (0, 5)])
+def test_tiles_behind_the_map_are_refused(first, count):
+    x, _, bias = inputs(1, 16, 16, 8, 8)
+    with pytest.raises(RuntimeError, match="are not among the map's 4"):
+        torch.ops.mrcnn_plugin.winograd_input(x, first, count)
+    if count == 1:
+        with pytest.raises(RuntimeError, match="are not among the map's 4"):
+            torch.ops.mrcnn_plugin.winograd_output(x, torch.zeros(36, 1, 16), bias, first, False, True)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_residual_is_overwritten_only_on_request(overwrite):
     x, weight, bias = inputs(1, 16, 16, 8, 8)

@@ -59,11 +59,16 @@ void check_map(const Tensor& map, const char* name) {
   STD_TORCH_CHECK(dense, name, " must be contiguous in memory format channels_last");
 }
 
+// Sums of `first` and `count` may overflow.
+void check_tiles(const Tiles& tiles, int64_t first, int64_t count) {
+  STD_TORCH_CHECK(0 <= first && 0 <= count && first <= tiles.count && count <= tiles.count - first, count,
+                  " tiles from ", first, " on are not among the map's ", tiles.count);
+}
+
 Tensor winograd_input(Tensor input, int64_t first, int64_t count) {
   check_map(input, "input");
   const Tiles tiles(input);
-  STD_TORCH_CHECK(0 <= first && 0 <= count && first + count <= tiles.count, "tiles ", first, " to ",
-                  first + count, " are not among the map's ", tiles.count);
+  check_tiles(tiles, first, count);
   const auto transform = MRCNN_FOR_LEVEL(simd_level(), transform_tile);
   Tensor out = torch::stable::new_empty(input, {36, count, tiles.channels}, ScalarType::Float);
   const float* data = input.const_data_ptr<float>();
@@ -93,8 +98,7 @@ void winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias,
                   "products must have shape (36, tiles, ", tiles.channels, ")");
   STD_TORCH_CHECK(products.scalar_type() == ScalarType::Float, "products must be float32");
   const int64_t count = products.size(1);
-  STD_TORCH_CHECK(0 <= first && first + count <= tiles.count, "tiles ", first, " to ", first + count,
-                  " are not among the map's ", tiles.count);
+  check_tiles(tiles, first, count);
   const Tensor rows = torch::stable::contiguous(products);
   const float* bias_data = nullptr;
   if (bias.has_value()) {
