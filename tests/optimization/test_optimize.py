@@ -198,6 +198,32 @@ class TestEveryModel:
         assert [len(result) for result in detect(faster, INPUTS)] == [0, 0]
 
 
+def agreeing(result, expected):
+    """The share of detections that the other has within some pixels, with a score that is nearly equal."""
+    if not len(expected):
+        return 1.0
+    apart = (result.pred_boxes.tensor[:, None] - expected.pred_boxes.tensor).abs().amax(dim=2)
+    near = (result.scores[:, None] - expected.scores).abs() < 0.05
+    same = result.pred_classes[:, None] == expected.pred_classes
+    return float(((apart < 4) & near & same).any(dim=0).float().mean())
+
+
+@pytest.mark.parametrize("name", [*ZOO, *PROJECTS])
+def test_bfloat16(name):
+    """Dense parts compute in it, the rest and all results are float32, and most of the detections the same."""
+    model = pair(name)[0]
+    low = mrcnn_plugin.optimize(model, precision="bfloat16")
+    maps = low.backbone(torch.zeros(1, 3, 64, 64))
+    assert {one.dtype for one in maps.values()} == {torch.bfloat16}
+    shares = []
+    for result, expected in zip(detect(low, INPUTS), detect(model, INPUTS), strict=True):
+        shares.append(agreeing(result, expected))
+        for field in result.get_fields().values():
+            value = getattr(field, "tensor", field)
+            assert value.dtype in (torch.float32, torch.int64), value.dtype
+    assert sum(shares) / 2 > 0.5
+
+
 def test_an_optimized_copy_is_copied_as_it_is():
     faster = pair("MLP")[1]
     again = mrcnn_plugin.optimize(faster)
