@@ -78,6 +78,9 @@ class FusedConv2d(nn.Conv2d):
             residual: of the result's shape; added before the activation.
             overwrite: the result may be written into `residual`.
         """
+        if torch.compiler.is_compiling():
+            # Inductor fuses by itself.
+            return self._separately(x, residual)
         if x.device.type != "cpu" or x.numel() == 0 or not has_onednn(x.dtype):
             return self._separately(x, residual)
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mrcnn_plugin.errors import ConfigError
 
 from .backbones import fuse_backbones
+from .compilation import compile_backbone
 from .convolution import fuse_all, use_winograd
 from .heads import optimize_heads
 from .norms import fold_attached
@@ -69,19 +70,26 @@ def optimize(model: nn.Module, *, winograd: bool = True, precision: str = "float
     return faster
 
 
-def optimize_for_device(model: nn.Module, precision: str = "float32") -> nn.Module:
+def optimize_for_device(model: nn.Module, precision: str = "float32", *, compiled: bool = False) -> nn.Module:
     """What the programs run: an optimized copy on the CPU, elsewhere the model itself in evaluation mode.
 
+    Args:
+        precision: as for `optimize`.
+        compiled: whether the copy's backbone is compiled (`compile_backbone`).
+
     Raises:
-        ConfigError: bfloat16 is requested for a model that is not on the CPU.
+        ConfigError: bfloat16 or a compiled copy is requested of a model that is not on the CPU.
     """
     device = next((parameter.device.type for parameter in model.parameters()), "none")
     if device != "cpu":
-        if precision == "bfloat16":
-            raise ConfigError(f"precision bfloat16 is for models on the CPU, this one is on {device}")
+        if precision == "bfloat16" or compiled:
+            what = "a compiled backbone" if compiled else "precision bfloat16"
+            raise ConfigError(f"{what} is for models on the CPU, this one is on {device}")
         return model
     start = time.perf_counter()
     faster = optimize(model, precision=precision)
+    if compiled:
+        compile_backbone(faster)
     logger.info(f"Optimized a copy of the model for inference in {time.perf_counter() - start:.1f} s")
     return faster
 

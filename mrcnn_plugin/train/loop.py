@@ -37,7 +37,7 @@ from .evaluate import evaluate
 from .evaluation_hooks import BestCheckpointer, EarlyStopping, Evaluation, StopEarly, UnknownMetric
 from .failures import explained
 from .hooks import InterruptCheckpointer, ProgressBar, StepSeed, StopSignals
-from .kernels import depthwise_in_float32, fuse_frozen_norms
+from .kernels import compile_for_training, depthwise_in_float32, fuse_frozen_norms
 from .model_checks import check_anchors, check_frozen_norms, check_scheduler
 from .run_folder import cut_metrics
 from .trackers import tracker_writers
@@ -65,6 +65,8 @@ def _trainer(config: RunConfig, model: nn.Module) -> Trainer:
     fuse_frozen_norms(model)
     if config.amp and config.device == "cpu":
         depthwise_in_float32(model)
+    if config.compile:
+        compile_for_training(model)
     optimizer = config.build_optimizer(model)
     loader = ResumableLoader(config.build_train_loader(), _seed(config))
     return Trainer(_distributed(model, config), loader, optimizer, **options)

@@ -210,7 +210,7 @@ def agreeing(result, expected):
 
 @pytest.mark.parametrize("name", [*ZOO, *PROJECTS])
 def test_bfloat16(name):
-    """Dense parts compute in it, the rest and all results are float32, and most of the detections the same."""
+    """Dense parts compute in it, all results are float32, and most of the detections are the same."""
     model = pair(name)[0]
     low = mrcnn_plugin.optimize(model, precision="bfloat16")
     maps = low.backbone(torch.zeros(1, 3, 64, 64))

@@ -152,6 +152,55 @@ def test_a_diverging_run_ends_with_what_was_seen(shapes, tmp_path, capsys, monke
     assert "Traceback" not in error + (tmp_path / "log.txt").read_text()
 
 
+def without_inductor(monkeypatch):
+    """Lets what is compiled be traced, and run by PyTorch itself: inductor takes a minute."""
+    compile_module = torch.nn.Module.compile
+    traced = []
+
+    def traced_alone(self, **options):
+        traced.append(self)
+        compile_module(self, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced_alone)
+    return traced
+
+
+def test_a_compiled_run_trains_as_the_run_without(train, tmp_path, monkeypatch):
+    """Its losses, and its end after an interruption and --resume to the bit."""
+    traced = without_inductor(monkeypatch)
+    keys = ["dataloader.evaluator=null", "train.checkpointer.period=2", "train.max_iter=4"]
+    assert train(tmp_path / "plain", *keys) == 0
+    assert not traced
+    for folder in ("whole", "resumed"):
+        assert train(tmp_path / folder, *keys, "train.compile=True") == 0
+    assert len(traced) == 2 * 3
+    losses = [scalars(tmp_path / folder, "total_loss") for folder in ("plain", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    (tmp_path / "resumed" / "model_final.pth").unlink()
+    (tmp_path / "resumed" / "last_checkpoint").write_text("model_0000001.pth")
+    assert train(tmp_path / "resumed", *keys, "train.compile=True", "--resume") == 0
+    first, second = (load(tmp_path / folder / "model_final.pth") for folder in ("whole", "resumed"))
+    assert_same(first["model"], second["model"])
+    assert not any("_orig_mod" in name for name in first["model"])
+
+
+def test_a_model_that_cannot_be_compiled_is_one_line(train, tmp_path, monkeypatch):
+    error = torch._dynamo.exc.BackendCompilerFailed
+    step = Trainer.run_step
+
+    def failing(self):
+        raise error(lambda: None, RuntimeError("no g++\nmore"), None)
+
+    monkeypatch.setattr(Trainer, "run_step", failing)
+    without_inductor(monkeypatch)
+    with pytest.raises(
+        ConfigError, match=r"the model cannot be compiled \(.*\): set train.compile=False"
+    ) as e:
+        train(tmp_path, "dataloader.evaluator=null", "train.compile=True")
+    assert "\n" not in str(e.value)
+    assert step is not failing
+
+
 def test_a_metric_that_is_not_evaluated_is_named(train, tmp_path):
     with pytest.raises(ConfigError, match=r"no metric 'segm/mAP' in the evaluation, which has .*segm/AP"):
         train(tmp_path, "train.best_checkpoint.metric=segm/mAP", "train.eval_period=1")
