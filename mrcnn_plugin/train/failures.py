@@ -73,6 +73,7 @@ def explanation(error: BaseException, config: RunConfig) -> str | None:
         return f"another process of this run has ended ({first_line(error)}); {_CONTINUE}"
     if config.compile and any(cls.__module__ in _COMPILER for cls in type(error).__mro__):
         key = config.keys.spell("train.compile")
-        return f"the model cannot be compiled ({first_line(error)}): set {key}=False"
+        cause = getattr(error, "inner_exception", error)
+        return f"the model cannot be compiled ({first_line(cause)}): set {key}=False"
     problem = storage_problem(error)
     return f"{problem}; {_CONTINUE}" if problem else None
