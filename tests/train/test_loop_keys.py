@@ -185,9 +185,11 @@ def test_a_compiled_run_trains_as_the_run_without(train, tmp_path, monkeypatch):
 
 
 def test_a_model_that_cannot_be_compiled_is_one_line(train, tmp_path, monkeypatch):
+    from torch._dynamo.exc import BackendCompilerFailed
+
     def failing(self):
         cause = RuntimeError("no g++\nmore")
-        raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, cause, None)
+        raise BackendCompilerFailed(lambda: None, cause, None)
 
     monkeypatch.setattr(Trainer, "run_step", failing)
     without_inductor(monkeypatch)
