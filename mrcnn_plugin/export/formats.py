@@ -16,7 +16,7 @@ from mrcnn_plugin.runtime import ModelDescription
 from mrcnn_plugin.runtime.description import KEY
 from mrcnn_plugin.runtime.loading import extra
 
-from .program import any_sizes
+from .program import any_sizes, guessed_sizes
 
 #: Whose operators the translations are written in.
 OPSET = 18
@@ -34,10 +34,10 @@ def write_aoti(program: ExportedProgram, description: ModelDescription, path: Pa
         ConfigError: there is no C++ compiler, or the model cannot be compiled.
     """
     about = {KEY: description.to_json(), **_plain(description)}
-    # Weights become constants, in the order that oneDNN computes in.
-    options = {"freezing": True, "aot_inductor.metadata": about}
+    # Inductor keeps maps of unknown size in the order of the picture unless it is told otherwise.
+    options = {"freezing": True, "force_layout_optimization": True, "aot_inductor.metadata": about}
     try:
-        with torch.no_grad(), any_sizes():
+        with torch.no_grad(), any_sizes(), guessed_sizes():
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=options
             )
