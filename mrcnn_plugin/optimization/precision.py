@@ -115,9 +115,14 @@ def _is_known(head: nn.Module) -> bool:
 
 
 def _compute_in(module: nn.Module, dtype: torch.dtype) -> None:
-    """Gives a module's parameters a dtype, and its inputs at each call."""
+    """Gives a module's parameters a dtype, and at each call its inputs, and those of its layers.
+
+    Heads may be entered by other methods than `forward`, with features of both dtypes.
+    """
     module.to(dtype)
-    module.register_forward_pre_hook(functools.partial(_cast_inputs, dtype))
+    layers = [one for one in module.modules() if not list(one.children()) and list(one.parameters())]
+    for one in dict.fromkeys([module, *layers]):
+        one.register_forward_pre_hook(functools.partial(_cast_inputs, dtype))
 
 
 def _cast_inputs(dtype: torch.dtype, module: nn.Module, inputs: tuple) -> tuple:
