@@ -124,7 +124,7 @@ class CompiledSizes:
             digest = hashlib.sha256(repr(self._eager.backbone).encode())
             for name, value in self._eager.backbone.state_dict().items():
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(value.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
             self._weights = digest.hexdigest()
         about = (
             *(mrcnn_plugin.__version__, torch.__version__, torch.backends.cpu.get_cpu_capability()),
