@@ -141,6 +141,9 @@ def main(args: argparse.Namespace) -> int:
     )
     videos = _videos_of([file for file in inputs if is_video(file.path)], args, overlays)
     setup_logger(name="fvcore")
+    if args.compile or args.precision == "auto":
+        # What is chosen, and what it costs.
+        setup_logger(name="mrcnn_plugin")
     predictor = _predictor(args, config_file, args.weights or weights)
     pace = _pace(args, predictor.device)
     with _writing_to(args.output):

@@ -50,6 +50,8 @@ def compiled(monkeypatch, tmp_path):
         monkeypatch.setattr(CompiledSizes, "_compile", compile_size)
         monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
 
+    # A run in this process may have given the package's logger handlers of its own.
+    monkeypatch.setattr(logging.getLogger("mrcnn_plugin"), "propagate", True)
     monkeypatch.setenv("MRCNN_PLUGIN_CACHE", str(tmp_path))
     model = nn.Module()
     model.backbone = Backbone()
