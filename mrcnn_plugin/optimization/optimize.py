@@ -46,11 +46,16 @@ def optimize(model: nn.Module, *, winograd: bool = True, precision: str = "float
     Returns:
         A model of the same class, in evaluation mode, without gradients. Its parameters are not those that
         checkpoints hold: save `model`. Calling it in training mode raises RuntimeError.
+
+    Raises:
+        ConfigError, ValueError: an unknown precision, or one for a model that is such a copy already.
     """
     # torch's annotations of Module.to know no memory format.
     faster: Any = copy.deepcopy(model).eval().requires_grad_(False)
     if _refuse_training in faster._forward_pre_hooks.values():
         # It is an optimized copy already.
+        if precision != "float32":
+            raise ValueError("the model is an optimized copy: give the one that it is of another precision")
         return faster
     fold_attached(faster)
     for backbone, example in _backbones(faster):

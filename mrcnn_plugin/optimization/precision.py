@@ -56,8 +56,8 @@ def measure_bfloat16_gain() -> float:
 
 
 def chosen_precision(precision: str) -> str:
-    """ "float32" or "bfloat16" for one of `PRECISIONS`, with a line in the log where it was measured."""
-    if precision != "auto":
+    """What one of `PRECISIONS` stands for here, with a line in the log where that was measured."""
+    if check_precision(precision, "precision") != "auto":
         return precision
     gain = measure_bfloat16_gain()
     chosen = "bfloat16" if gain >= _LEAST_GAIN else "float32"

@@ -19,7 +19,7 @@ from torch import nn
 import mrcnn_plugin
 from mrcnn_plugin import model_zoo, projects
 from mrcnn_plugin.configs.common.models.torchvision import use_torchvision
-from mrcnn_plugin.optimization import LayoutCopies
+from mrcnn_plugin.optimization import LayoutCopies, precision
 from mrcnn_plugin.optimization.convolution import FusedConv2d
 
 PROJECTS = {
@@ -222,6 +222,24 @@ def test_bfloat16(name):
             value = getattr(field, "tensor", field)
             assert value.dtype in (torch.float32, torch.int64), value.dtype
     assert sum(shares) / 2 > 0.5
+
+
+def test_precisions_that_cannot_be():
+    with pytest.raises(
+        ValueError, match="precision must be one of 'auto', 'float32', 'bfloat16', got 'half'"
+    ):
+        mrcnn_plugin.optimize(pair("MLP")[0], precision="half")
+    with pytest.raises(ValueError, match="the model is an optimized copy"):
+        mrcnn_plugin.optimize(pair("MLP")[1], precision="bfloat16")
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(3.0, "bfloat16"), (1.2, "float32")])
+def test_auto_takes_bfloat16_where_it_is_found_faster(monkeypatch, gain, chosen):
+    assert 0 <= precision.measure_bfloat16_gain() < 100
+    monkeypatch.setattr(precision, "measure_bfloat16_gain", lambda: gain)
+    faster = mrcnn_plugin.optimize(pair("MLP")[0], precision="auto")
+    assert next(faster.backbone.parameters()).dtype == getattr(torch, chosen)
+    assert next(faster.roi_heads.box_predictor.parameters()).dtype == torch.float32
 
 
 def test_an_optimized_copy_is_copied_as_it_is():
