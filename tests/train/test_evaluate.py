@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -114,7 +115,7 @@ def test_an_optimized_copy_is_evaluated_unless_refused(optimized):
 def test_precision_and_compilation_are_those_of_the_config(monkeypatch):
     seen = []
     optimize = lambda model, precision, compiled: seen.append((precision, compiled)) or model  # noqa: E731
-    monkeypatch.setattr("mrcnn_plugin.train.evaluate.optimize_for_device", optimize)
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "optimize_for_device", optimize)
     evaluate(config_of(precision="auto", compiled=True), Detector(), final=False)
     assert seen == [("auto", True)]
 
