@@ -166,6 +166,7 @@ def without_inductor(monkeypatch):
     return traced
 
 
+@pytest.mark.slow
 def test_a_compiled_run_trains_as_the_run_without(train, tmp_path, monkeypatch):
     """Its losses, and its end after an interruption and --resume to the bit."""
     traced = without_inductor(monkeypatch)
