@@ -7,7 +7,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv pip install --quiet --python $(PY)
 DETECTRON2 := pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
-FORMATTED_SOURCES = $(NATIVE_SOURCES) $(shell find tests/cuda_host benchmarks examples -name '*.h' -o -name '*.cuh' \
+FORMATTED_SOURCES = $(NATIVE_SOURCES) $(shell find tests/cuda_host benchmarks -name '*.h' -o -name '*.cuh' \
 	-o -name '*.cu' -o -name '*.cpp')
 NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.modeling import MLPMaskHead, OneHotKeypointHead
+from mrcnn_plugin.modeling import MLPMaskHead, OneHotKeypointHead, ROIPooler
 from mrcnn_plugin.timing import times_as_fast
 
 from .convolution import fuse, has_onednn, use_winograd
@@ -93,8 +93,10 @@ def _convert_heads(heads: nn.Module) -> None:
     for name, child in heads.named_children():
         for head in child if isinstance(child, nn.ModuleList) else [child]:
             if name.endswith("pooler"):
-                continue
-            if name == "res5" or _is_known(head):
+                if not isinstance(head, ROIPooler):
+                    # Others pool in the dtype of the maps, boxes included.
+                    head.register_forward_pre_hook(functools.partial(_cast_inputs, torch.float32))
+            elif name == "res5" or _is_known(head):
                 _compute_in(head, torch.bfloat16)
                 head.register_forward_hook(_to_float32)
                 last = getattr(head, "score_lowres", None)
