@@ -80,9 +80,10 @@ def use_bfloat16(model: nn.Module) -> None:
     if isinstance(getattr(part, "backbone", None), nn.Module):
         _compute_in(part.backbone, torch.bfloat16)
     for name, child in model.named_children():
-        if name == "proposal_generator" and isinstance(getattr(child, "rpn_head", None), nn.Module):
-            _compute_in(child.rpn_head, torch.bfloat16)
-            child.rpn_head.register_forward_hook(_to_float32)
+        head = getattr(child, "rpn_head", None)
+        if name == "proposal_generator" and isinstance(head, nn.Module):
+            _compute_in(head, torch.bfloat16)
+            head.register_forward_hook(_to_float32)
         elif name == "roi_heads":
             _convert_heads(child)
         elif name != "backbone":
