@@ -20,5 +20,7 @@ train = dict(
     log_period=20,
     # On the CPU, evaluate a copy that `mrcnn_plugin.optimize` makes: the same results in half the time.
     optimized_evaluation=True,
+    evaluation_precision="float32",
+    compiled_evaluation=False,
     device="cuda" if torch.cuda.is_available() else "cpu",
 )

@@ -66,6 +66,8 @@ class CfgNodeRunConfig(RunConfig):
         learning_rate="SOLVER.BASE_LR",
         scheduler="SOLVER.LR_SCHEDULER_NAME",
         num_workers="DATALOADER.NUM_WORKERS",
+        evaluation_precision="TEST.PRECISION",
+        compiled_evaluation="TEST.COMPILED",
     )
 
     def __init__(self, raw: CfgNode, path: str, overridden: Iterable[str] = ()) -> None:
@@ -85,6 +87,9 @@ class CfgNodeRunConfig(RunConfig):
         self.memory_format = checked_memory_format(memory_format, "TRAIN.MEMORY_FORMAT")
         self.fused_convolutions = raw.TRAIN.get("FUSED_CONVOLUTIONS", True)
         self.optimized_evaluation = raw.TEST.get("OPTIMIZED", True)
+        self.evaluation_precision = raw.TEST.get("PRECISION", "float32")
+        self.compiled_evaluation = raw.TEST.get("COMPILED", False)
+        self.compile = raw.TRAIN.get("COMPILE", False)
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)
         self.test_names = as_names(raw.DATASETS.TEST)

@@ -6,7 +6,6 @@ A LazyConfig asks for it by `train.recipe = "fine_tune"`. Whatever the command l
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from tabulate import tabulate
 
 from mrcnn_plugin.data import CocoSummary
+from mrcnn_plugin.timing import times_as_fast
 
 # Images seen in a whole run, from which the number of epochs follows, and images per iteration.
 _IMAGES_SEEN = {"cpu": 2400, "cuda": 40000}
@@ -209,14 +209,12 @@ def measure_bfloat16_gain() -> float:
     """
     x = torch.randn(8, 128, 32, 32).requires_grad_()
     convolution = torch.nn.Conv2d(128, 128, 3, padding=1)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(12):
-        for enabled, measured in times.items():
-            start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                convolution(x).float().sum().backward()
-            measured.append(time.perf_counter() - start)
-    return min(times[False]) / min(times[True])
+
+    def step(enabled: bool) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            convolution(x).float().sum().backward()
+
+    return times_as_fast(lambda: step(False), lambda: step(True))
 
 
 def _percentile(quantiles: list[float], percent: int) -> float:

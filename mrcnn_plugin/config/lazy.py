@@ -30,6 +30,7 @@ from .run_config import (
     RunConfig,
     TestSet,
     checked_memory_format,
+    checked_switch,
     refused,
 )
 from .training_keys import read_training_keys
@@ -53,6 +54,8 @@ class LazyRunConfig(RunConfig):
         learning_rate="optimizer.lr",
         scheduler="lr_multiplier",
         num_workers="dataloader.train.num_workers",
+        evaluation_precision="train.evaluation_precision",
+        compiled_evaluation="train.compiled_evaluation",
     )
 
     def __init__(self, raw: DictConfig, path: str, overridden: Iterable[str] = ()) -> None:
@@ -75,6 +78,11 @@ class LazyRunConfig(RunConfig):
         self.memory_format = checked_memory_format(memory_format, "train.memory_format")
         self.fused_convolutions = bool(train.get("fused_convolutions", True))
         self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
+        self.evaluation_precision = train.get("evaluation_precision") or "float32"
+        self.compiled_evaluation = checked_switch(
+            train.get("compiled_evaluation", False), "train.compiled_evaluation"
+        )
+        self.compile = checked_switch(train.get("compile", False), "train.compile")
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
         self.test_names = as_names(self._get("dataloader.test.dataset.names"))

@@ -48,6 +48,8 @@ class Keys:
     learning_rate: str
     scheduler: str
     num_workers: str
+    evaluation_precision: str
+    compiled_evaluation: str
 
     def spell(self, key: str) -> str:
         """The user's spelling of a key of `TrainingKeys`, which is a LazyConfig's."""
@@ -136,6 +138,17 @@ def memory_format_of(name: str, device: str) -> torch.memory_format:
     return torch.channels_last if on_cpu else torch.contiguous_format
 
 
+def checked_switch(value: Any, key: str) -> bool:
+    """`value`, a bool; None is False.
+
+    Raises:
+        ConfigError: it is none, as the value of this key.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{key} must be true or false, got {value!r}")
+    return bool(value)
+
+
 class RunConfig(ABC):
     """A config, adapted once when it is loaded; nothing after that asks which kind it was.
 
@@ -156,6 +169,9 @@ class RunConfig(ABC):
         memory_format: of weights and maps in training: "auto", "contiguous" or "channels_last".
         fused_convolutions: whether convolutions train with norms and activations inside, on the CPU.
         optimized_evaluation: whether what is evaluated is an optimized copy of the model, on the CPU.
+        evaluation_precision: of that copy: "float32", "bfloat16" or "auto".
+        compiled_evaluation: whether that copy's backbone is compiled.
+        compile: whether the dense parts of the model are compiled for training.
         train_names, test_names: names of data sets.
         training: the keys of the training loop.
     """
@@ -174,6 +190,9 @@ class RunConfig(ABC):
     memory_format: str
     fused_convolutions: bool
     optimized_evaluation: bool
+    evaluation_precision: str
+    compiled_evaluation: bool
+    compile: bool
     train_names: list[str]
     test_names: list[str]
     training: TrainingKeys

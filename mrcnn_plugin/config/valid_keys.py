@@ -45,6 +45,7 @@ _TRAIN_KEYS = {
         *("amp", "checkpointer", "cudnn_benchmark", "ddp", "device", "eval_period"),
         *("float32_precision", "init_checkpoint", "log_period", "max_iter", "output_dir", "seed"),
         *("epochs", "fused_convolutions", "memory_format", "optimized_evaluation", "recipe", *KEYS),
+        *("compile", "compiled_evaluation", "evaluation_precision"),
     },
     **{f"train.{group}": set(names) for group, names in GROUPS.items()},
     "train.amp": {"enabled"},

@@ -20,6 +20,7 @@ from typing import TypeGuard
 import numpy as np
 
 from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.cache_folder import default_cache_dir
 from mrcnn_plugin.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -95,13 +96,6 @@ class CocoSummary:
     @property
     def class_names(self) -> list[str]:
         return [category["name"] for category in self.categories]
-
-
-def default_cache_dir() -> Path:
-    """$MRCNN_PLUGIN_CACHE, else mrcnn_plugin/ in the user's cache folder."""
-    own = os.environ.get("MRCNN_PLUGIN_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base, "mrcnn_plugin")
 
 
 def summarize(

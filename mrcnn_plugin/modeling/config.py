@@ -14,6 +14,9 @@ def add_config(cfg: CfgNode) -> None:
     cfg.FLOAT32_PRECISION = cfg.get("FLOAT32_PRECISION", "")
     # On the CPU, evaluate a copy that `mrcnn_plugin.optimize` makes.
     cfg.TEST.OPTIMIZED = True
+    # Of that copy: "float32", "bfloat16" or "auto"; and whether its backbone is compiled.
+    cfg.TEST.PRECISION = "float32"
+    cfg.TEST.COMPILED = False
     # Keys of the training loop; docs/training_keys.md describes them.
     cfg.TRAIN = CfgNode(
         {
@@ -24,6 +27,7 @@ def add_config(cfg: CfgNode) -> None:
             "ACCUMULATE": 1,
             "MEMORY_FORMAT": "auto",
             "FUSED_CONVOLUTIONS": True,
+            "COMPILE": False,
             "TRACKERS": ["tensorboard"],
         }
     )

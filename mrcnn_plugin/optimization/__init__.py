@@ -1,6 +1,15 @@
 """Trained models made faster for inference."""
 
+from .compilation import compile_backbone
 from .layout_copies import LayoutCopies
 from .optimize import optimize, optimize_for_device
+from .precision import PRECISIONS, check_precision
 
-__all__ = ["LayoutCopies", "optimize", "optimize_for_device"]
+__all__ = [
+    "PRECISIONS",
+    "LayoutCopies",
+    "check_precision",
+    "compile_backbone",
+    "optimize",
+    "optimize_for_device",
+]

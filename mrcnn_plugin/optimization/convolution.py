@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,16 @@ from mrcnn_plugin.ops.winograd import CHANNEL_MULTIPLE
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # With fewer, the transforms cost more than the multiplications that they save.
 _LEAST_CHANNELS = 64
+
+
+@functools.cache
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves maps of this dtype on this processor."""
+    if not _HAS_ONEDNN:
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
 
 
 class Activation(NamedTuple):
@@ -57,6 +68,8 @@ class FusedConv2d(nn.Conv2d):
     after: Activation
     # The weight for `winograd_conv2d`, where `use_winograd` chose that.
     transformed: Tensor | None
+    # The weight in the order that oneDNN computes in, which it would else make at every call.
+    packed: Tensor | None
 
     def forward(self, x: Tensor, residual: Tensor | None = None, overwrite: bool = False) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W').
@@ -65,26 +78,40 @@ class FusedConv2d(nn.Conv2d):
             residual: of the result's shape; added before the activation.
             overwrite: the result may be written into `residual`.
         """
-        if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() == 0 or not _HAS_ONEDNN:
+        if torch.compiler.is_compiling():
+            # Inductor fuses by itself.
+            return self._separately(x, residual)
+        if x.device.type != "cpu" or x.numel() == 0 or not has_onednn(x.dtype):
             return self._separately(x, residual)
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):
             relu = self.after.name == "relu"
             return winograd_conv2d(x, self.transformed, self.bias, residual, relu=relu, overwrite=overwrite)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if self.packed is None:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self.packed = reorder(self.weight.detach(), *geometry, list(x.shape))
         name, scalars, algorithm, _ = self.after
         onednn: Any = torch.ops.mkldnn
         if residual is None:
             return onednn._convolution_pointwise(
-                x, self.weight, self.bias, *geometry, name, list(scalars), algorithm
+                x, self.packed, self.bias, *geometry, name, list(scalars), algorithm
             )
         unary = (None, [], None) if name == "none" else (name, list(scalars), algorithm)
         if overwrite:
             return onednn._convolution_pointwise_.binary(
-                residual, x, self.weight, self.bias, *geometry, "add", None, *unary
+                residual, x, self.packed, self.bias, *geometry, "add", None, *unary
             )
         return onednn._convolution_pointwise.binary(
-            x, residual, self.weight, self.bias, *geometry, "add", None, *unary
+            x, residual, self.packed, self.bias, *geometry, "add", None, *unary
         )
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> FusedConv2d:
+        # Of another dtype or device, the weight is packed anew.
+        self.packed = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "packed": None}
 
     def _separately(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -122,6 +149,7 @@ def fuse(conv: Any, activation: object = None) -> bool:
         return True
     conv.activation = None
     conv.after = after if own is IDENTITY else own
+    conv.packed = None
     conv.register_buffer("transformed", None, persistent=False)
     conv.__class__ = FusedConv2d
     return True

@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mrcnn_plugin.errors import ConfigError
+
 from .backbones import fuse_backbones
+from .compilation import compile_backbone
 from .convolution import fuse_all, use_winograd
 from .heads import optimize_heads
 from .norms import fold_attached
+from .precision import chosen_precision, use_bfloat16
 from .proposals import optimize_proposals
 from .substitution import undo
 from .tracing import fold_traced
@@ -22,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
+def optimize(model: nn.Module, *, winograd: bool = True, precision: str = "float32") -> nn.Module:
     """A faster copy of a detector for inference, which returns what the detector does, within rounding.
 
     In the copy, norms with fixed statistics are part of the convolutions before them, and these add
@@ -37,15 +41,22 @@ def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
         model: on any device. It is not changed, nor does the copy share memory with it: training goes on.
         winograd: on the CPU, compute 3x3 convolutions by `mrcnn_plugin.ops.winograd_conv2d`: the most gain,
             for rounding errors of some millionths and a copy of twice the size.
+        precision: "float32"; "bfloat16" for dense parts in it, whose results differ in the third digit; or
+            "auto", which measures whether the processor gains by it.
 
     Returns:
         A model of the same class, in evaluation mode, without gradients. Its parameters are not those that
         checkpoints hold: save `model`. Calling it in training mode raises RuntimeError.
+
+    Raises:
+        ConfigError, ValueError: an unknown precision, or one for a model that is such a copy already.
     """
     # torch's annotations of Module.to know no memory format.
     faster: Any = copy.deepcopy(model).eval().requires_grad_(False)
     if _refuse_training in faster._forward_pre_hooks.values():
         # It is an optimized copy already.
+        if precision != "float32":
+            raise ValueError("the model is an optimized copy: give the one that it is of another precision")
         return faster
     # Of a model in training, whose layers have kernels with gradients.
     undo(faster)
@@ -56,22 +67,37 @@ def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
     fuse_backbones(faster)
     optimize_heads(faster)
     optimize_proposals(faster)
-    if winograd:
-        use_winograd(faster)
     faster.to(memory_format=torch.channels_last)
     for backbone, _ in _backbones(faster):
         backbone.register_forward_pre_hook(_to_channels_last)
+    if chosen_precision(precision) == "bfloat16":
+        use_bfloat16(faster)
+    if winograd:
+        use_winograd(faster)
     faster.register_forward_pre_hook(_refuse_training)
     return faster
 
 
-def optimize_for_device(model: nn.Module) -> nn.Module:
-    """What the programs run: an optimized copy on the CPU, elsewhere the model itself in evaluation mode."""
+def optimize_for_device(model: nn.Module, precision: str = "float32", *, compiled: bool = False) -> nn.Module:
+    """What the programs run: an optimized copy on the CPU, elsewhere the model itself in evaluation mode.
+
+    Args:
+        precision: as for `optimize`.
+        compiled: whether the copy's backbone is compiled (`compile_backbone`).
+
+    Raises:
+        ConfigError: bfloat16 or a compiled copy is requested of a model that is not on the CPU.
+    """
     device = next((parameter.device.type for parameter in model.parameters()), "none")
     if device != "cpu":
+        if precision == "bfloat16" or compiled:
+            what = "a compiled backbone" if compiled else "precision bfloat16"
+            raise ConfigError(f"{what} is for models on the CPU, this one is on {device}")
         return model
     start = time.perf_counter()
-    faster = optimize(model)
+    faster = optimize(model, precision=precision)
+    if compiled:
+        compile_backbone(faster)
     logger.info(f"Optimized a copy of the model for inference in {time.perf_counter() - start:.1f} s")
     return faster
 

@@ -23,7 +23,7 @@ from mrcnn_plugin.data.images import IMAGE_ERRORS, deep_mode, unreadable
 from mrcnn_plugin.errors import ConfigError, ImageError, first_line
 from mrcnn_plugin.evaluation import instances_to_coco_json
 from mrcnn_plugin.modeling import returning_masks_as
-from mrcnn_plugin.optimization import optimize_for_device
+from mrcnn_plugin.optimization import check_precision, optimize_for_device
 
 
 @dataclass
@@ -170,6 +170,8 @@ def build_predictor(
     trusted: bool = False,
     tta: bool = False,
     optimized: bool = True,
+    precision: str = "float32",
+    compiled: bool = False,
 ) -> Predictor:
     """Loads a config and its weights.
 
@@ -182,12 +184,15 @@ def build_predictor(
             (`mrcnn_plugin.config.untrusted`). A Python file is code, and always runs.
         tta: whether images are augmented; see `RunConfig.augmented`.
         optimized: on the CPU, predict with a copy that `mrcnn_plugin.optimize` makes of the model.
+        precision: of that copy; "float32", "bfloat16" or "auto".
+        compiled: whether the copy's backbone is compiled; see `mrcnn_plugin.optimization.compile_backbone`.
 
     Raises:
         ConfigError: the config, an override, the threshold or the weights are not usable.
         DatasetError: there is neither a run folder's metadata.json nor a data set to name the classes.
     """
     check_threshold(threshold)
+    check_precision(precision, "--precision")
     config = load_config(config_file, opts, trusted=trusted)
     metadata = _metadata(config)
     fit_to_device(config, device)
@@ -199,7 +204,7 @@ def build_predictor(
     model = config.build_model().eval()
     DetectionCheckpointer(model, whole=True).load(weights)
     if optimized:
-        model = optimize_for_device(model)
+        model = optimize_for_device(model, precision, compiled=compiled)
     if tta:
         model = config.augmented(model, metadata)
     return Predictor(config, model, metadata, threshold)

@@ -21,6 +21,7 @@ from mrcnn_plugin.config.saving import changes, save_config, saved_keys
 from mrcnn_plugin.config.training_keys import EMA_SUFFIX
 from mrcnn_plugin.data import check_datasets, save_metadata
 from mrcnn_plugin.errors import ConfigError, DatasetError, Interrupted
+from mrcnn_plugin.optimization import check_precision
 
 from .evaluate import evaluate_weights
 from .loop import train
@@ -95,6 +96,7 @@ def setup(args: argparse.Namespace) -> RunConfig:
     choices = config.fit_to_data()
     _check_batch_size(config)
     config.check_evaluation()
+    _check_optimization(config)
     if not args.eval_only:
         _check_training(config)
     if not args.resume:
@@ -114,6 +116,18 @@ def _check_batch_size(config: RunConfig) -> None:
         raise ConfigError(
             f"{config.keys.batch_size} must be a positive multiple of the {size} processes, got {batch_size}"
         )
+
+
+def _check_optimization(config: RunConfig) -> None:
+    """Finds before a run what `optimize_for_device` would refuse after it."""
+    precision, compiled = config.keys.evaluation_precision, config.keys.compiled_evaluation
+    check_precision(config.evaluation_precision, precision)
+    wanted = {precision: config.evaluation_precision != "float32", compiled: config.compiled_evaluation}
+    for key in [key for key, given in wanted.items() if given]:
+        if not config.optimized_evaluation:
+            raise ConfigError(f"{key} is of the optimized copy, whose evaluation the config refuses")
+        if config.device != "cpu" and (key == compiled or config.evaluation_precision == "bfloat16"):
+            raise ConfigError(f"{key} is for evaluation on the CPU, this run is on {config.device}")
 
 
 def _check_training(config: RunConfig) -> None:

@@ -33,7 +33,8 @@ def evaluate(config: RunConfig, model: nn.Module, *, final: bool, suffix: str = 
         Task -> metric -> value on rank 0, empty on the others; with several test sets, those by their names.
     """
     if config.optimized_evaluation:
-        model = optimize_for_device(model)
+        compiled = config.compiled_evaluation
+        model = optimize_for_device(model, config.evaluation_precision, compiled=compiled)
     by_name: dict[str, Results] = {}
     for test_set in config.test_sets(final=final):
         results = _evaluate_set(test_set, model)

@@ -15,6 +15,8 @@ from mrcnn_plugin.config import RunConfig
 from mrcnn_plugin.errors import ConfigError, DatasetError, DivergedError, first_line, storage_problem
 
 _CONTINUE = "--resume continues from the last checkpoint"
+# Whose classes the errors of torch.compile are; their import takes seconds.
+_COMPILER = {"torch._dynamo.exc", "torch._inductor.exc"}
 # How gloo and NCCL say that the other end is gone.
 _LOST = re.compile(
     r"closed by peer|reset by peer|broken pipe|connection refused|socket closed", re.IGNORECASE
@@ -69,5 +71,9 @@ def explanation(error: BaseException, config: RunConfig) -> str | None:
     lost = isinstance(error, dist.DistBackendError) or _LOST.search(text)
     if comm.get_world_size() > 1 and isinstance(error, RuntimeError | OSError) and lost:
         return f"another process of this run has ended ({first_line(error)}); {_CONTINUE}"
+    if config.compile and any(cls.__module__ in _COMPILER for cls in type(error).__mro__):
+        key = config.keys.spell("train.compile")
+        cause = getattr(error, "inner_exception", error)
+        return f"the model cannot be compiled ({first_line(cause)}): set {key}=False"
     problem = storage_problem(error)
     return f"{problem}; {_CONTINUE}" if problem else None

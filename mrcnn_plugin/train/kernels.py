@@ -62,6 +62,24 @@ def depthwise_in_float32(model: nn.Module) -> None:
             module.__class__ = _in_float32(type(module))  # type: ignore[assignment, arg-type]
 
 
+def compile_for_training(model: nn.Module) -> None:
+    """Lets torch.compile make, in place, the dense parts of a model: backbone, RPN head and box heads.
+
+    They are compiled at their first batch, for any size of image. What lies between them depends on the data.
+    Copies of the model are not compiled.
+    """
+    part: Any = model
+    heads = getattr(getattr(part, "roi_heads", None), "box_head", None)
+    dense = [
+        getattr(part, "backbone", None),
+        getattr(getattr(part, "proposal_generator", None), "rpn_head", None),
+        *(heads if isinstance(heads, nn.ModuleList) else [heads]),
+    ]
+    for module in dense:
+        if isinstance(module, nn.Module):
+            module.compile(dynamic=True)
+
+
 class _FrozenNorm(torch.autograd.Function):
     """Batch norm by fixed statistics, weight and bias, of which only the input has a gradient."""
 

@@ -37,7 +37,7 @@ from .evaluate import evaluate
 from .evaluation_hooks import BestCheckpointer, EarlyStopping, Evaluation, StopEarly, UnknownMetric
 from .failures import explained
 from .hooks import InterruptCheckpointer, ProgressBar, StepSeed, StopSignals
-from .kernels import use_kernels
+from .kernels import compile_for_training, use_kernels
 from .model_checks import check_anchors, check_frozen_norms, check_scheduler
 from .run_folder import cut_metrics
 from .trackers import tracker_writers
@@ -64,9 +64,12 @@ def _trainer(config: RunConfig, model: nn.Module) -> Trainer:
     use_kernels(
         model,
         memory_format_of(config.memory_format, config.device),
-        fused=config.fused_convolutions,
+        # A compiler sees no further than into an operation of its own.
+        fused=config.fused_convolutions and not config.compile,
         amp=config.amp,
     )
+    if config.compile:
+        compile_for_training(model)
     optimizer = config.build_optimizer(model)
     loader = ResumableLoader(config.build_train_loader(), _seed(config))
     return Trainer(_distributed(model, config), loader, optimizer, **options)

@@ -19,7 +19,7 @@ from torch import nn
 import mrcnn_plugin
 from mrcnn_plugin import model_zoo, projects
 from mrcnn_plugin.configs.common.models.torchvision import use_torchvision
-from mrcnn_plugin.optimization import LayoutCopies
+from mrcnn_plugin.optimization import LayoutCopies, precision
 from mrcnn_plugin.optimization.convolution import FusedConv2d
 
 PROJECTS = {
@@ -196,6 +196,50 @@ class TestEveryModel:
             if hasattr(module, "test_score_thresh"):
                 monkeypatch.setattr(module, "test_score_thresh", 2.0)
         assert [len(result) for result in detect(faster, INPUTS)] == [0, 0]
+
+
+def agreeing(result, expected):
+    """The share of detections that the other has within some pixels, with a score that is nearly equal."""
+    if not len(expected):
+        return 1.0
+    apart = (result.pred_boxes.tensor[:, None] - expected.pred_boxes.tensor).abs().amax(dim=2)
+    near = (result.scores[:, None] - expected.scores).abs() < 0.05
+    same = result.pred_classes[:, None] == expected.pred_classes
+    return float(((apart < 4) & near & same).any(dim=0).float().mean())
+
+
+@pytest.mark.parametrize("name", [*ZOO, *PROJECTS])
+def test_bfloat16(name):
+    """Dense parts compute in it, all results are float32, and most of the detections are the same."""
+    model = pair(name)[0]
+    low = mrcnn_plugin.optimize(model, precision="bfloat16")
+    maps = low.backbone(torch.zeros(1, 3, 64, 64))
+    assert {one.dtype for one in maps.values()} == {torch.bfloat16}
+    shares = []
+    for result, expected in zip(detect(low, INPUTS), detect(model, INPUTS), strict=True):
+        shares.append(agreeing(result, expected))
+        for field in result.get_fields().values():
+            value = getattr(field, "tensor", field)
+            assert value.dtype in (torch.float32, torch.int64), value.dtype
+    assert sum(shares) / 2 > 0.5
+
+
+def test_precisions_that_cannot_be():
+    with pytest.raises(
+        ValueError, match="precision must be one of 'auto', 'float32', 'bfloat16', got 'half'"
+    ):
+        mrcnn_plugin.optimize(pair("MLP")[0], precision="half")
+    with pytest.raises(ValueError, match="the model is an optimized copy"):
+        mrcnn_plugin.optimize(pair("MLP")[1], precision="bfloat16")
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(3.0, "bfloat16"), (1.2, "float32")])
+def test_auto_takes_bfloat16_where_it_is_found_faster(monkeypatch, gain, chosen):
+    assert 0 <= precision.measure_bfloat16_gain() < 100
+    monkeypatch.setattr(precision, "measure_bfloat16_gain", lambda: gain)
+    faster = mrcnn_plugin.optimize(pair("MLP")[0], precision="auto")
+    assert next(faster.backbone.parameters()).dtype == getattr(torch, chosen)
+    assert next(faster.roi_heads.box_predictor.parameters()).dtype == torch.float32
 
 
 def test_an_optimized_copy_is_copied_as_it_is():

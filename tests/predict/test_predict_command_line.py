@@ -16,6 +16,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mrcnn_plugin.errors import ConfigError, DatasetError
+from mrcnn_plugin.optimization import compilation
+from mrcnn_plugin.optimization.compilation import CompiledSizes
 from mrcnn_plugin.predict import argument_parser, main, run_files
 from mrcnn_plugin.predict import pictures as pictures_module
 from mrcnn_plugin.predict.inputs import Input, find_inputs, image_ids, output_paths
@@ -384,3 +386,33 @@ def test_names_that_are_long_or_not_text(finished_run, test_images, tmp_path, ca
     assert "\x1b[31m" not in capfd.readouterr().out
     with pytest.raises(ConfigError, match="no images found"):
         predict(folder / "pipe.jpg", "--run", finished_run, "--output", tmp_path / "out")
+
+
+def test_bfloat16_and_its_refusals(finished_run, test_images, tmp_path):
+    line = (test_images, "--run", finished_run, "--score-threshold", "0", "--no-overlays")
+    assert predict(*line, "--output", tmp_path / "low", "--precision", "bfloat16") == 0
+    assert predict(*line, "--output", tmp_path / "full") == 0
+    low, full = (json.loads((tmp_path / n / "predictions.json").read_text()) for n in ("low", "full"))
+    scores = [sorted(result["score"] for result in results) for results in (low, full)]
+    assert scores[0] != scores[1], "bfloat16 has other digits"
+    assert max(scores[0]) == pytest.approx(max(scores[1]), abs=0.02)
+    with pytest.raises(ConfigError, match="--precision"):
+        predict(*line, "--output", tmp_path / "low", "--resume")
+    for option in (("--precision", "auto"), ("--compile",)):
+        with pytest.raises(ConfigError, match="is of the optimized copy, which --no-optimize leaves out"):
+            predict(*line, "--output", tmp_path, "--no-optimize", *option)
+
+
+def test_compile_reaches_the_backbone(finished_run, test_images, tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(compilation.logger, "warning", warnings.append)
+    error = RuntimeError("no compiler here")
+    monkeypatch.setattr(CompiledSizes, "_compile", lambda self, x, package: (_ for _ in ()).throw(error))
+    monkeypatch.setenv("MRCNN_PLUGIN_CACHE", str(tmp_path / "cache"))
+    line = (test_images, "--run", finished_run, "--score-threshold", "0", "--no-overlays")
+    assert predict(*line, "--output", tmp_path / "plain") == 0
+    assert predict(*line, "--output", tmp_path / "compiled", "--compile") == 0
+    assert warnings
+    assert all("no compiler here" in warning for warning in warnings)
+    plain, compiled = ((tmp_path / n / "predictions.json").read_text() for n in ("plain", "compiled"))
+    assert plain == compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
 from mrcnn_plugin.config import TestSet, load_config
+from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.evaluation import COCOEvaluator, takes_rle
 from mrcnn_plugin.modeling import MaskRCNN
 from mrcnn_plugin.train import evaluate
@@ -41,8 +43,13 @@ class Model(MaskRCNN):
         return [self.mask_format for _ in inputs]
 
 
-def config_of(*sets, optimized=True):
-    return SimpleNamespace(test_sets=lambda final: iter(sets), optimized_evaluation=optimized)
+def config_of(*sets, optimized=True, precision="float32", compiled=False):
+    return SimpleNamespace(
+        test_sets=lambda final: iter(sets),
+        optimized_evaluation=optimized,
+        evaluation_precision=precision,
+        compiled_evaluation=compiled,
+    )
 
 
 @pytest.mark.parametrize("rle", [True, False])
@@ -105,6 +112,31 @@ def test_an_optimized_copy_is_evaluated_unless_refused(optimized):
     assert type(model.head) is StandardRPNHead
 
 
+def test_precision_and_compilation_are_those_of_the_config(monkeypatch):
+    seen = []
+    optimize = lambda model, precision, compiled: seen.append((precision, compiled)) or model  # noqa: E731
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "optimize_for_device", optimize)
+    evaluate(config_of(precision="auto", compiled=True), Detector(), final=False)
+    assert seen == [("auto", True)]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train.evaluation_precision=half", "must be one of 'auto', 'float32', 'bfloat16', got 'half'"),
+        ("train.evaluation_precision=bfloat16 train.optimized_evaluation=False", "of the optimized copy"),
+        ("train.compiled_evaluation=True train.optimized_evaluation=False", "of the optimized copy"),
+        ("train.compiled_evaluation=1", "train.compiled_evaluation must be true or false, got 1"),
+        ("train.compile=maybe", "train.compile must be true or false, got 'maybe'"),
+    ],
+)
+def test_bad_keys_are_refused_before_a_run(train, tmp_path, key, message):
+    with pytest.raises(ConfigError) as error:
+        train(tmp_path / "run", *key.split())
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "line"),
     [("LazyConfig", "train.optimized_evaluation=False"), ("YAML", "TEST.OPTIMIZED=False")],
@@ -115,3 +147,11 @@ def test_the_switch_is_a_key_of_both_kinds_of_config(kind, line, tmp_path):
     name = "Shapes/mask_rcnn_R_18_FPN.py" if kind == "LazyConfig" else str(file)
     assert load_config(name, []).optimized_evaluation
     assert not load_config(name, [line]).optimized_evaluation
+    plain = load_config(name, [])
+    assert (plain.evaluation_precision, plain.compiled_evaluation, plain.compile) == ("float32", False, False)
+    keys = {
+        "LazyConfig": ["evaluation_precision=auto", "compiled_evaluation=True", "compile=True"],
+        "YAML": ["TEST.PRECISION=auto", "TEST.COMPILED=True", "TRAIN.COMPILE=True"],
+    }[kind]
+    given = load_config(name, [f"train.{key}" if kind == "LazyConfig" else key for key in keys])
+    assert (given.evaluation_precision, given.compiled_evaluation, given.compile) == ("auto", True, True)

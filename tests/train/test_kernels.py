@@ -12,7 +12,7 @@ from torch import nn
 from mrcnn_plugin import model_zoo
 from mrcnn_plugin.config import load_config
 from mrcnn_plugin.errors import ConfigError
-from mrcnn_plugin.train.kernels import depthwise_in_float32, fuse_frozen_norms
+from mrcnn_plugin.train.kernels import compile_for_training, depthwise_in_float32, fuse_frozen_norms
 
 
 def frozen_norm(cls=FrozenBatchNorm2d, **kwargs):
@@ -114,3 +114,24 @@ def test_the_key_of_both_kinds_of_config(tmp_path, value):
         else:
             config = load_config(file, [override])
             assert config.memory_format == value
+
+
+def test_dense_parts_are_compiled_and_copies_are_not(monkeypatch):
+    """A run of such a model is compared in a slow test of the loop."""
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
+    model = nn.Module()
+    model.backbone = nn.Conv2d(3, 4, 1)
+    model.proposal_generator = nn.Module()
+    model.proposal_generator.rpn_head = nn.Conv2d(4, 4, 1)
+    model.roi_heads = nn.Module()
+    model.roi_heads.box_head = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    names = list(model.state_dict())
+    compile_for_training(model)
+    expected = [model.backbone, model.proposal_generator.rpn_head, *model.roi_heads.box_head]
+    assert compiled == [(part, {"dynamic": True}) for part in expected]
+    monkeypatch.undo()
+    compile_for_training(model)
+    assert list(model.state_dict()) == names
+    assert model.backbone._compiled_call_impl is not None
+    assert copy.deepcopy(model).backbone._compiled_call_impl is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 
 import pytest
@@ -155,6 +156,54 @@ def test_a_diverging_run_ends_with_what_was_seen(shapes, tmp_path, capsys, monke
     assert "checkpoint" in lines[3]
     assert len(lines) == 5
     assert "Traceback" not in error + (tmp_path / "log.txt").read_text()
+
+
+def without_inductor(monkeypatch):
+    """Lets what is compiled be traced, and run by PyTorch itself: inductor takes a minute."""
+    compile_module = torch.nn.Module.compile
+    traced = []
+
+    def traced_alone(self, **options):
+        traced.append(self)
+        compile_module(self, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced_alone)
+    return traced
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_as_the_run_without(train, tmp_path, monkeypatch):
+    """Its losses, and its end after an interruption and --resume to the bit."""
+    traced = without_inductor(monkeypatch)
+    keys = ["dataloader.evaluator=null", "train.checkpointer.period=1", "train.max_iter=2"]
+    assert train(tmp_path / "plain", *keys) == 0
+    assert not traced
+    assert train(tmp_path / "whole", *keys, "train.compile=True") == 0
+    losses = [scalars(tmp_path / folder, "total_loss") for folder in ("plain", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    (tmp_path / "resumed" / "model_final.pth").unlink()
+    (tmp_path / "resumed" / "last_checkpoint").write_text("model_0000000.pth")
+    assert train(tmp_path / "resumed", *keys, "train.compile=True", "--resume") == 0
+    # Backbone, RPN head and box head of two models.
+    assert len(traced) == 2 * 3
+    first, second = (load(tmp_path / folder / "model_final.pth") for folder in ("whole", "resumed"))
+    assert_same(first["model"], second["model"])
+    assert not any("_orig_mod" in name for name in first["model"])
+
+
+def test_a_model_that_cannot_be_compiled_is_one_line(train, tmp_path, monkeypatch):
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def failing(self):
+        cause = RuntimeError("no g++\nmore")
+        raise BackendCompilerFailed(lambda: None, cause, None)
+
+    monkeypatch.setattr(Trainer, "run_step", failing)
+    without_inductor(monkeypatch)
+    expected = r"^the model cannot be compiled \(no g\+\+\): set train.compile=False$"
+    with pytest.raises(ConfigError, match=expected):
+        train(tmp_path, "dataloader.evaluator=null", "train.compile=True")
 
 
 def test_a_metric_that_is_not_evaluated_is_named(train, tmp_path):
