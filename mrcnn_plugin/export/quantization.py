@@ -87,7 +87,9 @@ def quantize(
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=scope,
         )
-    except nncf.StatisticsNotCollectedError as error:
+    except nncf.InternalError as error:
+        if "Statistics were not collected" not in str(error):
+            raise
         raise ConfigError(
             "--calibration: some layers saw nothing, as nothing was found in the pictures; give others, or a "
             f"lower --score-threshold ({first_line(error)})"
