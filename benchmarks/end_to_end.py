@@ -12,7 +12,7 @@ ends with masks as COCO's RLE, each library by its own road. Scores have no thre
 beyond what was there before. Checked in the same run, against Detectron2's model: numbers of detections,
 classes, boxes, scores, and the pixels of masks.
 
-`--export` writes the cases' models as ONNX and OpenVINO files, float32 and 8 bits (calibrated on 8 of the
+`--export` writes the cases' models as ONNX and OpenVINO files, float32 and 8 bits (calibrated on the
 pictures), with their weights; `--exported` lets these files take part, one picture at a time. What 8 bits do
 to random weights says nothing, so that their results are not compared here: trained_model.py has their AP.
 Several runs may add to one `--json`; `--chart` draws what is in it.
@@ -277,7 +277,7 @@ def export(args: argparse.Namespace) -> int:
     """Writes the cases' models, as they are at the first of the edges."""
     for name in args.only:
         color_order = CASES[name].config().input_format
-        pictures = load(args.images, max(args.pictures, 8), args.edges[0], color_order)
+        pictures = load(args.images, args.pictures, args.edges[0], color_order)
         _, model = contestants(CASES[name], args.edges[0], args.detections, pictures[0])
         write(args.export, name, model, color_order, pictures)
     return 0

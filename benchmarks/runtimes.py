@@ -36,16 +36,21 @@ def weights_of(folder: Path, case: str) -> Path:
 
 
 def write(folder: Path, case: str, model: nn.Module, color_order: str, pictures: Sequence[dict]) -> None:
-    """Writes a model in each format, and in 8 bits calibrated on `pictures`, with its weights beside them."""
+    """Writes a model in each format, and in 8 bits calibrated on `pictures`, with its weights beside them.
+
+    The files take pictures of any size; where all `pictures` are of one size, that size alone, which is less work.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), weights_of(folder, case))
-    program = trace(DetectionGraph(copy.deepcopy(model)).eval())
+    sizes = {(int(picture["image"].shape[1]), int(picture["image"].shape[2])) for picture in pictures}
+    size = sizes.pop() if len(sizes) == 1 else None
+    program = trace(DetectionGraph(copy.deepcopy(model)).eval(), size)
     outputs = list(program.call_spec.out_spec.context)
     description = ModelDescription(
         version=mrcnn_plugin.__version__,
         outputs=outputs,
         color_order=color_order,
-        image_size=None,
+        image_size=list(size) if size else None,
         min_size=None,
         max_size=None,
         resizes=False,
