@@ -38,7 +38,7 @@ def weights_of(folder: Path, case: str) -> Path:
 def write(folder: Path, case: str, model: nn.Module, color_order: str, pictures: Sequence[dict]) -> None:
     """Writes a model in each format, and in 8 bits calibrated on `pictures`, with its weights beside them.
 
-    The files take pictures of any size; where all `pictures` are of one size, that size alone, which is less work.
+    The files take pictures of any size; where all `pictures` have one size, that alone, which is less work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), weights_of(folder, case))
