@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from mrcnn_plugin.data import ensure_registered
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, DatasetError, ImageError
 from mrcnn_plugin.evaluation import COCOEvaluator
 from mrcnn_plugin.predict import ExportedPredictor
 
@@ -70,6 +70,9 @@ class AnnotatedPictures:
 
         Returns:
             Of each of the model's tasks, "bbox", "segm" and "keypoints", COCO's AP in percent.
+
+        Raises:
+            DatasetError: a picture cannot be read.
         """
         predictor = ExportedPredictor(str(path))
         evaluator = COCOEvaluator(
@@ -78,7 +81,11 @@ class AnnotatedPictures:
         evaluator.reset()
         pictures = list(zip(self._ids, self.files))
         for image_id, file in tqdm(pictures, title, unit="picture", disable=None):
-            evaluator.process([{"image_id": image_id}], [{"instances": predictor(file)}])
+            try:
+                found = predictor(file)
+            except ImageError as error:
+                raise DatasetError(f"--annotations: {file}: {error}") from error
+            evaluator.process([{"image_id": image_id}], [{"instances": found}])
         with _silent():
             results = evaluator.evaluate()
         # Where nothing was found, or nothing is annotated, it is NaN.

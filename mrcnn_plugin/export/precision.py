@@ -16,7 +16,8 @@ from detectron2.data import Metadata
 from detectron2.data import detection_utils as utils
 
 from mrcnn_plugin.config import RunConfig
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.data.images import IMAGE_ERRORS, unreadable
+from mrcnn_plugin.errors import ConfigError, first_line
 from mrcnn_plugin.predict import find_inputs
 from mrcnn_plugin.runtime import ExportedModel, load
 from mrcnn_plugin.runtime.description import KEY
@@ -127,7 +128,7 @@ class LowerPrecision:
             return {}
         found = self.annotated.average_precision(file, title)
         for task, value in found.items():
-            change = "" if before is None else f"  ({value - before[task]:+.2f})"
+            change = "" if before is None else f"  ({value - before.get(task, 0.0):+.2f})"
             print(f"  {title + ', ' + NAMES[task]:40}{value:.2f}{change}", flush=True)
         return found
 
@@ -135,7 +136,8 @@ class LowerPrecision:
         if self.annotated is None:
             print("  AP was not compared: give --annotations to see what is lost")
             return True
-        loss = max(before[task] - after[task] for task in before)
+        # A file that finds nothing has no AP of masks.
+        loss = max(before[task] - after.get(task, 0.0) for task in before)
         if loss > self.max_ap_loss:
             print(f"  {loss:.2f} AP lost, more than --max-ap-loss {self.max_ap_loss:g}")
         return loss <= self.max_ap_loss
@@ -197,7 +199,11 @@ def _spread(folder: str) -> list[str]:
 
 def _reader(model: ExportedModel) -> Callable[[str], np.ndarray]:
     def read(file: str) -> np.ndarray:
-        return model.prepare(np.asarray(utils.read_image(file, format="RGB"), dtype=np.uint8))[0]
+        try:
+            image = utils.read_image(file, format="RGB")
+        except IMAGE_ERRORS as error:
+            raise ConfigError(f"--calibration: {file}: {unreadable(file) or first_line(error)}") from error
+        return model.prepare(np.asarray(image, dtype=np.uint8))[0]
 
     return read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import load, precision
 from mrcnn_plugin.export.accuracy import AnnotatedPictures
+from mrcnn_plugin.export.formats import WRITERS, write_openvino
 from mrcnn_plugin.export.precision import LowerPrecision
 from mrcnn_plugin.predict import argument_parser, main
 
@@ -117,13 +119,51 @@ def test_annotations_of_another_data_set_are_refused(annotations, tmp_path):
         AnnotatedPictures(str(annotations), str(tmp_path), CLASSES, None)
 
 
-def test_int8(export, run, pictures, annotations, tmp_path, capsys):
-    """The network's weights have 8 bits, the file says so, and what it finds is near what the model finds."""
+@pytest.fixture(scope="module")
+def export_openvino(export, tmp_path_factory):
+    """`export` to OpenVINO files, whose float32 file is written but once."""
+    pytest.importorskip("openvino", reason="OpenVINO is in the extra `export`, not in make setup")
+    once = tmp_path_factory.mktemp("float32") / "model.xml"
+
+    def write(program, description, path: Path) -> None:
+        if not once.exists():
+            write_openvino(program, description, once)
+        for ending in (".xml", ".bin"):
+            shutil.copy(once.with_suffix(ending), path.with_suffix(ending))
+
+    def run_main(path: Path, *more: str) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(WRITERS, "openvino", write)
+            return export("openvino", path, *more)
+
+    return run_main
+
+
+def constants_of(path: Path) -> list:
+    import openvino
+
+    return [
+        op for op in openvino.Core().read_model(path).get_ordered_ops() if op.get_type_name() == "Constant"
+    ]
+
+
+def test_fp16(export_openvino, annotations, pictures, tmp_path):
+    path = tmp_path / "model.xml"
+    spec = f"{annotations}:{pictures[0].parent}"
+    assert export_openvino(path, "--precision", "fp16", "--annotations", spec, "--max-ap-loss", "100") == 0
+    assert load(path).description.precision == "fp16"
+    kinds = [
+        op.get_element_type().to_string() for op in constants_of(path) if len(op.get_output_shape(0)) == 4
+    ]
+    assert kinds.count("f16") > 10
+
+
+def test_int8(export_openvino, pictures, annotations, tmp_path, capsys):
+    """The network's weights have 8 bits, and the file says so."""
     pytest.importorskip("nncf", reason="NNCF is in the extra `export`, not in make setup")
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is in the extra `export`, not in make setup")
     path = tmp_path / "model.xml"
     options = ["--precision", "int8", "--calibration", str(pictures[0].parent), "--max-ap-loss", "100"]
-    assert export("openvino", path, *options, "--annotations", str(annotations)) == 0
+    assert export_openvino(path, *options, "--annotations", str(annotations)) == 0
     assert {file.name for file in tmp_path.iterdir()} == {"model.xml", "model.bin"}
     told = capsys.readouterr().out
     assert "float32, mask AP" in told
@@ -132,8 +172,7 @@ def test_int8(export, run, pictures, annotations, tmp_path, capsys):
     assert model.description.precision == "int8"
     image = np.asarray(Image.open(pictures[0]))
     assert len(model(image)) > 0
-    constants = [
-        op for op in openvino.Core().read_model(path).get_ordered_ops() if op.get_type_name() == "Constant"
+    kernels = [
+        op.get_element_type().to_string() for op in constants_of(path) if len(op.get_output_shape(0)) == 4
     ]
-    kernels = [op.get_element_type().to_string() for op in constants if len(op.get_output_shape(0)) == 4]
     assert kernels.count("i8") + kernels.count("u8") > 10
