@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import load, precision
 from mrcnn_plugin.export.accuracy import AnnotatedPictures
-from mrcnn_plugin.export.formats import WRITERS, write_openvino
+from mrcnn_plugin.export.formats import WRITERS, convert_to_openvino
 from mrcnn_plugin.export.precision import LowerPrecision
 from mrcnn_plugin.predict import argument_parser, main
 
@@ -119,17 +118,13 @@ def test_annotations_of_another_data_set_are_refused(annotations, tmp_path):
         AnnotatedPictures(str(annotations), str(tmp_path), CLASSES, None)
 
 
-@pytest.fixture(scope="module")
-def export_openvino(export, tmp_path_factory):
-    """`export` to OpenVINO files, whose float32 file is written but once."""
+@pytest.fixture
+def export_openvino(export, exported):
+    """`export` to OpenVINO files, by way of an ONNX file that is there already."""
     pytest.importorskip("openvino", reason="OpenVINO is in the extra `export`, not in make setup")
-    once = tmp_path_factory.mktemp("float32") / "model.xml"
 
     def write(program, description, path: Path) -> None:
-        if not once.exists():
-            write_openvino(program, description, once)
-        for ending in (".xml", ".bin"):
-            shutil.copy(once.with_suffix(ending), path.with_suffix(ending))
+        convert_to_openvino(exported["onnx"], description, path)
 
     def run_main(path: Path, *more: str) -> int:
         with pytest.MonkeyPatch.context() as patch:
