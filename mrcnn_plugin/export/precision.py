@@ -33,17 +33,13 @@ MOST_PICTURES = 200
 # The only format whose runtime gains: ONNX Runtime's CPU kernels and torch.export's programs do not.
 _FORMAT = "openvino"
 # What stays in floating point, by parts of the weights' names, in the order in which it is tried.
+_PREDICTORS = ("objectness_logits", "anchor_deltas", "predictor", "score_lowres", "mask_iou")
 _LEVELS: dict[str, tuple[str, ...]] = {
     "all layers": (),
-    "all but the predictors": (
-        "box_predictor",
-        "objectness_logits",
-        "anchor_deltas",
-        "predictor",
-        "score_lowres",
-        "mask_iou",
-    ),
+    "all but depthwise convolutions and predictors": ("GroupConvolution", *_PREDICTORS),
     "the backbone": ("roi_heads", "proposal_generator"),
+    # A backbone's layers have norms; FPN's, and most heads', do not.
+    "FPN and heads, but the predictors": ("Multiply_", "GroupConvolution", *_PREDICTORS),
 }
 
 

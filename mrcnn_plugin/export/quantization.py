@@ -68,7 +68,9 @@ def quantize(
         description: of the target.
         pictures: to calibrate with.
         read: of one of them, what the graph takes: uint8 (H, W, 3).
-        floating: layers with any of these parts in the name of their weight stay in floating point.
+        floating: layers stay in floating point whose operator, such as GroupConvolution (depthwise ones), is
+            among these, or whose weight has one of them in its name. Weights into which a norm was folded are
+            called Multiply_ and a number.
 
     Raises:
         ConfigError: NNCF is not installed, or nothing was found in the pictures.
@@ -105,7 +107,8 @@ def _floating_names(model: Any, floating: Sequence[str]) -> list[str]:
         kind = op.get_type_name()
         if kind in _LAYERS:
             weight = _weight_name(op)
-            quantized = weight is not None and not any(part in weight for part in floating)
+            quantized = weight is not None and kind not in floating
+            quantized = quantized and not any(part in str(weight) for part in floating)
         elif kind == "Add":
             quantized = _is_residual(op)
         else:
