@@ -128,7 +128,7 @@ def bound(detections: int, repeats: int) -> str:
     """What multiplying alone takes in the mask head, 4 convolutions and a deconvolution of 256 channels."""
     side, channels = 14, 256
     # Of each tile of 4x4 outputs 36 products; sides are filled up to whole tiles.
-    tiles = detections * -((-side // 4) ** 2)
+    tiles = detections * ((side + 3) // 4) ** 2
     shapes = 4 * [(36, tiles, channels)] + [(1, detections * side**2, 4 * channels)]
     operations = sum(2 * batch * rows * channels * columns for batch, rows, columns in shapes)
     seconds = []

@@ -47,7 +47,7 @@ def draw(tables: dict[str, dict[str, dict[str, str]]], path: Path) -> None:
         panel.set_yticks(places, names, fontsize=8)
         panel.invert_yaxis()
         panel.set_xlim(0, 1.35 * max(seconds))
-        panel.set_title(title, fontsize=9)
+        panel.set_title(title.replace(", ", "\n", 1), fontsize=8)
         panel.tick_params(axis="x", labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
         for place, name, value in zip(places, names, seconds):
