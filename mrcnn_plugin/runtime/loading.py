@@ -58,11 +58,9 @@ class OpenVINOModel(ExportedModel):
         model = core.read_model(path)
         text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
         super().__init__(parse_description(text, path))
-        options = {}
-        if self.description.precision == "fp32":
-            # As the other formats: bfloat16, which it chooses where there is AMX, moves boxes by pixels. For
-            # files of lower precision that is one rounding more, which their AP has in it.
-            options["INFERENCE_PRECISION_HINT"] = "f32"
+        # What is not 8 bits is computed in float32, as in the other formats: bfloat16, which OpenVINO chooses
+        # where there is AMX, moves boxes by pixels.
+        options = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         self._compiled = core.compile_model(model, "CPU", options)
