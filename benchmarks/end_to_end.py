@@ -1,7 +1,9 @@
 """Whole models, from tensor to scored results: Detectron2's, torchvision's, ours and its faster forms.
 
     python benchmarks/end_to_end.py --images FOLDER [--only NAME ...] [--edges 800 400] [--batches 1 4]
-        [--rounds 7] [--pictures 4] [--detections 100] [--output FILE.md]
+        [--rounds 7] [--pictures 4] [--detections 100] [--exported FOLDER] [--output FILE.md] [--json FILE]
+    python benchmarks/end_to_end.py --images FOLDER --only NAME ... --export FOLDER
+    python benchmarks/end_to_end.py --json FILE --chart FILE.png
 
 Every model and its peers have the same weights, random ones, and see the same pictures in turn, in rounds
 that begin with another of them each time; seconds are medians over the rounds after one of warm-up. A run
@@ -9,6 +11,11 @@ ends with masks as COCO's RLE, each library by its own road. Scores have no thre
 `--detections` of them, by default 100, the most work for the heads. "beyond" is the peak of the memory
 beyond what was there before. Checked in the same run, against Detectron2's model: numbers of detections,
 classes, boxes, scores, and the pixels of masks.
+
+`--export` writes the cases' models as ONNX and OpenVINO files, float32 and 8 bits (calibrated on the
+pictures), with their weights; `--exported` lets these files take part, one picture at a time. What 8 bits do
+to random weights says nothing, so that their results are not compared here: trained_model.py has their AP.
+Several runs may add to one `--json`; `--chart` draws what is in it.
 """
 
 from __future__ import annotations
@@ -22,6 +29,8 @@ import argparse
 import contextlib
 import copy
 import gc
+import json
+import math
 import statistics
 import sys
 import time
@@ -32,27 +41,22 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import instantiate
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json as detectron2_json
-from detectron2.modeling import build_model
-from detectron2.modeling.roi_heads import CascadeROIHeads
-from detectron2.projects.point_rend import add_pointrend_config
-from model_zoo import detectron2_model
-from omegaconf import DictConfig
 from pycocotools import mask as mask_util
+from runtimes import exported, weights_of, write
+from speed_chart import add, draw
 from tabulate import tabulate
 from torch import nn
-from torchvision.models.detection._utils import overwrite_eps
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from whole_models import CASES, LONGEST, Case, as_if_trained, finding, of_torchvision
 
-from mrcnn_plugin import model_zoo, optimize, projects
+from mrcnn_plugin import optimize
 from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.checkpoint.convert import convert_torchvision
 from mrcnn_plugin.evaluation import instances_to_coco_json
 
-LONGEST = 1333 / 800
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-2, 1e-3
 # Of detections that have a counterpart, and of pixels of masks that agree.
 LEAST_MATCHED, LEAST_PIXELS = 0.98, 1 - 1e-3
@@ -65,8 +69,11 @@ Run = Callable[[list[dict]], list[list[dict]]]
 class Contestant:
     name: str
     run: Run
-    # Peers whose rounding and pasting differ by design are compared by their boxes alone, more loosely.
-    exact: bool = True
+    # Peers whose rounding and pasting differ by design are compared by their boxes alone, more loosely; those
+    # with None are not compared.
+    exact: bool | None = True
+    # Of exported files: they take one picture at a time.
+    batches: bool = True
 
 
 def of_detectron2(model: nn.Module) -> Run:
@@ -75,24 +82,6 @@ def of_detectron2(model: nn.Module) -> Run:
 
 def of_ours(model: nn.Module) -> Run:
     return lambda images: [instances_to_coco_json(r["instances"], 0) for r in model(images)]
-
-
-def project(name: str, config: str) -> DictConfig:
-    return LazyConfig.load(str(Path(projects.__path__[0], name, "configs", config))).model
-
-
-def as_if_trained(model: nn.Module) -> nn.Module:
-    """Residuals that do not pile up, scores and masks that differ."""
-    for name, value in model.state_dict().items():
-        if name.endswith("conv3.norm.weight"):
-            value.fill_(0.1)
-        elif "cls_score.weight" in name:
-            value.normal_(std=0.2)
-        elif name.endswith(
-            ("mask_head.predictor.weight", "point_head.predictor.weight", "prediction.weight")
-        ):
-            value.normal_(std=0.1)
-    return model
 
 
 @torch.no_grad()
@@ -115,72 +104,6 @@ def _outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def finding(model: nn.Module, detections: int) -> nn.Module:
-    """`model` in evaluation, with so many detections per image whatever their scores."""
-    for module in model.modules():
-        if hasattr(module, "test_score_thresh"):
-            module.test_score_thresh, module.test_topk_per_image = 0.0, detections
-    return model.eval()
-
-
-def detectron2_cascade(config: DictConfig) -> nn.Module:
-    config = detectron2_model(config)
-    config.roi_heads._target_ = CascadeROIHeads
-    config.roi_heads.pop("mask_stages", None)
-    return instantiate(config)
-
-
-def detectron2_point_rend(config: DictConfig) -> nn.Module:
-    """Detectron2 builds its PointRend from a CfgNode alone; these are the settings of its own zoo's files."""
-    cfg = get_cfg()
-    add_pointrend_config(cfg)
-    keys = {
-        "BACKBONE.NAME": "build_resnet_fpn_backbone",
-        "RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-        "FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-        "ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
-        "RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-        "RPN.PRE_NMS_TOPK_TEST": 1000,
-        "ROI_HEADS.NAME": "PointRendROIHeads",
-        "ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-        "ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-        "ROI_BOX_HEAD.NUM_FC": 2,
-        "ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-        "MASK_ON": True,
-        "ROI_MASK_HEAD.NAME": "PointRendMaskHead",
-        "ROI_MASK_HEAD.POOLER_TYPE": "",
-        "ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
-        "ROI_MASK_HEAD.FC_DIM": 1024,
-        "ROI_MASK_HEAD.NUM_FC": 2,
-        "ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION": 7,
-        "ROI_MASK_HEAD.IN_FEATURES": ["p2"],
-        "ROI_MASK_HEAD.POINT_HEAD_ON": True,
-        "POINT_HEAD.FC_DIM": 256,
-        "POINT_HEAD.NUM_FC": 3,
-        "POINT_HEAD.IN_FEATURES": ["p2"],
-        "POINT_HEAD.NUM_CLASSES": 80,
-    }
-    for name, value in keys.items():
-        cfg.merge_from_list([f"MODEL.{name}", value])
-    cfg.MODEL.PIXEL_STD = list(config.pixel_std)
-    cfg.MODEL.DEVICE = "cpu"
-    return build_model(cfg)
-
-
-def of_torchvision(edge: int, detections: int) -> nn.Module:
-    """torchvision's maskrcnn_resnet50_fpn as its pre-trained weights need it, with random ones."""
-    body = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
-    sizes = {"min_size": edge, "max_size": round(edge * LONGEST), "box_score_thresh": 0.0}
-    sizes["box_detections_per_img"] = detections
-    model = torchvision.models.detection.MaskRCNN(_resnet_fpn_extractor(body, 3), 91, **sizes)
-    overwrite_eps(model, 0.0)
-    for name, value in model.state_dict().items():
-        if name.endswith("bn3.weight"):
-            value.fill_(0.1)
-    model.roi_heads.box_predictor.cls_score.weight.data.normal_(std=0.2)
-    return model.eval()
-
-
 def torchvision_run(model: nn.Module) -> Run:
     def run(images: list[dict]) -> list[list[dict]]:
         outputs = model([image["image"].float() / 255 for image in images])
@@ -196,38 +119,14 @@ def torchvision_run(model: nn.Module) -> Run:
     return run
 
 
-@dataclass(frozen=True)
-class Case:
-    """A config, and how Detectron2's model of it is built; None: torchvision is the peer."""
+def contestants(
+    case: Case, edge: int, detections: int, picture: dict, weights: Path | None = None
+) -> tuple[list[Contestant], nn.Module]:
+    """The peer first: the others are compared with it; and our model. Class scores are spread on `picture`.
 
-    config: Callable[[], DictConfig]
-    theirs: Callable[[DictConfig], nn.Module] | None = lambda config: instantiate(detectron2_model(config))
-
-
-CASES = {
-    "mask R50-FPN": Case(lambda: zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")),
-    "torchvision's mask R50-FPN": Case(
-        lambda: zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_torchvision.py"), None
-    ),
-    "keypoint R50-FPN": Case(lambda: zoo("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.py")),
-    "cascade R50-FPN": Case(
-        lambda: project("cascade_mask_rcnn", "COCO-InstanceSegmentation/cascade_mask_rcnn_R_50_FPN_1x.py"),
-        detectron2_cascade,
-    ),
-    "PointRend R50-FPN": Case(
-        lambda: project("point_rend", "COCO-InstanceSegmentation/point_rend_R_50_FPN_1x.py"),
-        detectron2_point_rend,
-    ),
-    "FineTune EfficientNet-Lite0": Case(lambda: zoo("FineTune/mask_rcnn_efficientnet_lite0_FPN.py")),
-}
-
-
-def zoo(name: str) -> DictConfig:
-    return model_zoo.get_config(name).model
-
-
-def contestants(case: Case, edge: int, detections: int, picture: dict) -> list[Contestant]:
-    """The peer first: the others are compared with it. Class scores are spread on `picture`."""
+    Args:
+        weights: of our model, in place of random ones.
+    """
     torch.manual_seed(0)
     config = case.config()
     if case.theirs is None:
@@ -241,13 +140,16 @@ def contestants(case: Case, edge: int, detections: int, picture: dict) -> list[C
         ours.load_state_dict(convert_torchvision(peer.state_dict(), labels=range(1, 91)), strict=True)
         first = [Contestant("torchvision", torchvision_run(peer))]
     else:
-        spread_scores(ours, of_ours(ours), picture)
+        if weights is None:
+            spread_scores(ours, of_ours(ours), picture)
+        else:
+            ours.load_state_dict(torch.load(weights, weights_only=True))
         theirs = finding(case.theirs(config), detections)
         theirs.load_state_dict(ours.state_dict())
         first = [Contestant("Detectron2", of_detectron2(theirs))]
     exact = case.theirs is not None
     optimized = Contestant("optimized", of_ours(optimize(ours)), exact)
-    return [*first, Contestant("ours", of_ours(ours), exact), optimized]
+    return [*first, Contestant("ours", of_ours(ours), exact), optimized], ours
 
 
 def load(folder: Path, count: int, edge: int, image_format: str) -> list[dict]:
@@ -329,8 +231,10 @@ def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, roun
     for model in models:
         median = statistics.median(seconds[model.name])
         pairs = zip(results[first], results[model.name])
-        differences = [compare(*pair, model.exact) for pair in pairs]
-        box, pixels = (max(values) for values in zip(*differences))
+        box = pixels = math.nan
+        if model.exact is not None:
+            differences = [compare(*pair, model.exact) for pair in pairs]
+            box, pixels = (max(values) for values in zip(*differences))
         ratio = statistics.median(seconds[first]) / median
         rows.append(
             [
@@ -338,8 +242,8 @@ def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, roun
                 f"{median:.3f}",
                 f"{ratio:.2f}",
                 f"{beyond[model.name]:.0f}",
-                f"{box:.0e}",
-                f"{pixels:.0e}",
+                "" if math.isnan(box) else f"{box:.0e}",
+                "" if math.isnan(pixels) else f"{pixels:.0e}",
             ]
         )
     return rows
@@ -349,7 +253,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--images", type=Path, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
     parser.add_argument("--edges", type=int, nargs="+", default=[800, 400], help="shorter side, pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
@@ -357,11 +261,35 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--detections", type=int, default=100, help="of each picture")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="written after each table, too")
-    return parser.parse_args(arguments)
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the cases' files only")
+    parser.add_argument("--exported", type=Path, metavar="FOLDER", help="with the files that --export wrote")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="rows are added to what it holds")
+    parser.add_argument("--chart", type=Path, metavar="FILE.png", help="only draw what --json holds")
+    args = parser.parse_args(arguments)
+    if args.chart and not args.json:
+        parser.error("--chart needs --json")
+    if not args.chart and not args.images:
+        parser.error("--images is needed")
+    return args
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes the cases' models, as they are at the first of the edges."""
+    for name in args.only:
+        color_order = CASES[name].config().input_format
+        pictures = load(args.images, args.pictures, args.edges[0], color_order)
+        _, model = contestants(CASES[name], args.edges[0], args.detections, pictures[0])
+        write(args.export, name, model, color_order, pictures)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    if args.chart:
+        draw(json.loads(args.json.read_text()), args.chart)
+        return 0
+    if args.export:
+        return export(args)
     threads = torch.get_num_threads()
     text = (
         f"CPU, {threads} threads, torch {torch.__version__}, {args.pictures} pictures, {args.rounds} rounds\n"
@@ -371,9 +299,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in args.only:
         for edge in args.edges:
             pictures = load(args.images, args.pictures, edge, CASES[name].config().input_format)
-            models = contestants(CASES[name], edge, args.detections, pictures[0])
+            weights = args.exported and weights_of(args.exported, name)
+            models, _ = contestants(CASES[name], edge, args.detections, pictures[0], weights)
+            if args.exported:
+                files = list(exported(args.exported, name))
+                models += [Contestant(label, run, exact or None, False) for label, exact, run in files]
             for batch in args.batches:
-                rows = measure(models, pictures, batch, args.rounds)
+                taking_part = [model for model in models if batch == 1 or model.batches]
+                rows = measure(taking_part, pictures, batch, args.rounds)
+                if args.json:
+                    add(args.json, [f"{name}, {edge} px, batch {batch}"], columns, rows)
                 table = tabulate(rows, columns, tablefmt="github", disable_numparse=True)
                 part = f"\n{name}, {edge} px, batch {batch}\n\n{table}\n"
                 print(part, flush=True)

@@ -8,7 +8,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from mrcnn_plugin.runtime import FORMATS, ExportedModel, ModelDescription, load
 
 from .formats import WRITERS
 from .graph import DetectionGraph
-from .parity import OriginalModel, Tolerance, compare
+from .parity import OriginalModel, Parity, Tolerance, compare
+from .precision import LowerPrecision, requested_precision
+from .precision import add_arguments as add_precision_arguments
 from .program import trace
 from .resize import ShortestEdge
 
@@ -42,8 +44,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="export.py",
         description="Write a whole model, picture in and detections out, as one file, and compare it.",
-        epilog="Exit status: 0; 1 if the file's detections differ from the model's, and then no file is "
-        "written; 2 if the command line is wrong.",
+        epilog="Exit status: 0; 1 if the file's detections differ from the model's, or more AP is lost than "
+        "is allowed, and then no file is written; 2 if the command line is wrong.",
     )
     parser.add_argument(
         "--run", metavar="FOLDER", help="a run folder of train_net.py, for config and weights"
@@ -77,6 +79,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--images", nargs="*", default=[], metavar="IMAGE", help="to compare on (default: drawn)"
     )
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
+    add_precision_arguments(parser)
     return parser
 
 
@@ -84,7 +87,8 @@ def main(args: argparse.Namespace) -> int:
     """Runs what `argument_parser` describes.
 
     Returns:
-        1 if the exported model differs from the original by more than `Tolerance`, else 0.
+        1 if the exported model differs from the original by more than `Tolerance`, or in lower precision
+        loses too much AP, else 0.
 
     Raises:
         ConfigError, DatasetError: the command line is wrong, or the model cannot be exported.
@@ -110,6 +114,7 @@ def main(args: argparse.Namespace) -> int:
         optimized=False,
     )
     color_order, resizing = _test_input(predictor.config)
+    lower = requested_precision(args, predictor.config, predictor.metadata)
     if args.resize and (size is not None or resizing is None):
         why = "--image-size fixes it" if size else "the config's test mapper does not resize"
         raise ConfigError(f"--resize cannot choose the size of a picture: {why}")
@@ -134,6 +139,8 @@ def main(args: argparse.Namespace) -> int:
         WRITERS[args.format](program, description, part)
         exported, original = load(part), OriginalModel(predictor.model, description)
         if not _report(original, exported, pictures, args.format):
+            return 1
+        if lower is not None and not _lowered(lower, part, original, pictures):
             return 1
         for file in Path(folder).iterdir():
             os.replace(file, output.parent / file.name)
@@ -255,23 +262,48 @@ def _report(
     original: ExportedModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]], format: str
 ) -> bool:
     """Prints what differs and how long both take; whether they agree."""
-    parity = compare(original, exported, pictures, Tolerance())
-    print(f"compared with the model on {len(pictures)} pictures:")
-    for name, value in parity.rows():
-        print(f"  {name:40}{value}")
+    parity = _compared(original, exported, pictures)
     if not parity.detections:
         print("  nothing was detected, so nothing was compared: give pictures with --images")
-    image = pictures[0][1]
-    print(f"seconds for a picture of {image.shape[1]} x {image.shape[0]} (median of 3):")
-    for name, model in (("PyTorch", original), (format, exported)):
-        print(f"  {name:40}{_seconds(model, image):.3f}")
+    _print_seconds({"PyTorch": original, format: exported}, pictures[0][1])
     if parity.first:
         print(f"the first difference: {parity.first}")
     return not parity.first
 
 
+def _lowered(
+    lower: LowerPrecision, file: Path, original: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]]
+) -> bool:
+    """Replaces a float32 file by one of lower precision; whether there is one that is good enough."""
+    float32 = load(file)
+    if not lower.replace(file):
+        return False
+    lowered = load(file)
+    _compared(original, lowered, pictures)
+    _print_seconds({"PyTorch": original, "float32": float32, lower.precision: lowered}, pictures[0][1])
+    return True
+
+
+def _compared(
+    original: ExportedModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]]
+) -> Parity:
+    parity = compare(original, exported, pictures, Tolerance())
+    print(f"compared with the model on {len(pictures)} pictures:")
+    for name, value in parity.rows():
+        print(f"  {name:40}{value}")
+    return parity
+
+
+def _print_seconds(models: Mapping[str, ExportedModel], image: np.ndarray) -> None:
+    print(f"seconds for a picture of {image.shape[1]} x {image.shape[0]} (median of 3):")
+    for name, model in models.items():
+        print(f"  {name:40}{_seconds(model, image):.3f}")
+
+
 def _seconds(model: ExportedModel, image: np.ndarray, repeats: int = 3) -> float:
     times = []
+    # A runtime prepares itself for a size of picture when it first sees it.
+    model(image)
     for _ in range(repeats):
         start = time.perf_counter()
         model(image)

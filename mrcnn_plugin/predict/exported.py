@@ -29,7 +29,7 @@ class ExportedPredictor(Predictor):
         """
         Args:
             path: a file that export.py wrote.
-            threshold: least score, in [0, 1]; None takes the file's own.
+            threshold: least score, in [0, 1]; None takes the file's own, the lowest that it finds.
 
         Raises:
             ConfigError: it is no such file, or finds no scores as low as the threshold.
@@ -62,28 +62,35 @@ class ExportedPredictor(Predictor):
         for image in (model_input["image"] for model_input in model_inputs):
             found = self._exported(image)
             kept = found.select(np.flatnonzero(found.scores >= self.threshold))
-            results.append(self._instances(kept, image.shape[:2]))
+            threshold = self._exported.description.mask_threshold
+            results.append(instances_of(kept, image.shape[:2], threshold))
         return results
 
-    def _instances(self, found: Detections, size: tuple[int, int]) -> Instances:
-        fields = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in found.fields().items()}
-        instances = Instances(size)
-        instances.pred_boxes = Boxes(fields["boxes"])
-        instances.scores, instances.pred_classes = fields["scores"], fields["classes"]
-        if "masks" in fields:
-            masks, boxes, threshold = (
-                fields["masks"],
-                fields["boxes"],
-                self._exported.description.mask_threshold,
-            )
-            if masks.dtype == torch.bool:
-                # Each pixel a cell of a mask that spans the picture: its own value is sampled.
-                height, width = size
-                boxes = torch.tensor([[0.0, 0.0, width, height]]).expand(len(masks), 4)
-                threshold = 0.5
-            instances.pred_masks_rle = RLEMasks(encode_masks(masks, boxes, size, threshold))
-        if "mask_scores" in fields:
-            instances.mask_scores = fields["mask_scores"]
-        if "keypoints" in fields:
-            instances.pred_keypoints = fields["keypoints"]
-        return instances
+
+def instances_of(found: Detections, size: tuple[int, int], mask_threshold: float) -> Instances:
+    """What an exported model has found in a picture, as Detectron2 has it.
+
+    Args:
+        size: height and width of the picture.
+        mask_threshold: probability from which a pixel belongs to a mask.
+
+    Returns:
+        Instances with `pred_masks_rle` where there are masks.
+    """
+    fields = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in found.fields().items()}
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(fields["boxes"])
+    instances.scores, instances.pred_classes = fields["scores"], fields["classes"]
+    if "masks" in fields:
+        masks, boxes = fields["masks"], fields["boxes"]
+        if masks.dtype == torch.bool:
+            # Each pixel a cell of a mask that spans the picture: its own value is sampled.
+            height, width = size
+            boxes = torch.tensor([[0.0, 0.0, width, height]]).expand(len(masks), 4)
+            mask_threshold = 0.5
+        instances.pred_masks_rle = RLEMasks(encode_masks(masks, boxes, size, mask_threshold))
+    if "mask_scores" in fields:
+        instances.mask_scores = fields["mask_scores"]
+    if "keypoints" in fields:
+        instances.pred_keypoints = fields["keypoints"]
+    return instances

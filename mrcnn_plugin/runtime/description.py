@@ -31,6 +31,7 @@ class ModelDescription:
         mask_threshold: probability from which a pixel belongs to a mask.
         metadata: of the data set: thing_classes, thing_dataset_id_to_contiguous_id, keypoint_names, ...
         config: the model's config, as YAML.
+        precision: of weights and maps: "fp32", "fp16" or "int8".
     """
 
     version: str
@@ -47,6 +48,7 @@ class ModelDescription:
     mask_threshold: float
     metadata: dict[str, Any]
     config: str
+    precision: str = "fp32"
 
     def to_json(self) -> str:
         """As text, for the file."""
@@ -62,11 +64,13 @@ def parse_description(text: str | None, path: str) -> ModelDescription:
     if not text:
         raise ConfigError(f"{path} was not written by export.py: it has no metadata under the key {KEY!r}")
     fields = json.loads(text)
-    names = [field.name for field in dataclasses.fields(ModelDescription)]
-    missing = [name for name in names if name not in fields]
+    known = dataclasses.fields(ModelDescription)
+    missing = [
+        field.name for field in known if field.default is dataclasses.MISSING and field.name not in fields
+    ]
     if missing:
         version = fields.get("version", "another version")
         raise ConfigError(
             f"{path} was written by {version} of mrcnn_plugin and lacks {missing[0]!r}: export it anew"
         )
-    return ModelDescription(**{name: fields[name] for name in names})
+    return ModelDescription(**{field.name: fields[field.name] for field in known if field.name in fields})

@@ -58,7 +58,8 @@ class OpenVINOModel(ExportedModel):
         model = core.read_model(path)
         text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
         super().__init__(parse_description(text, path))
-        # float32 as the other formats: bfloat16, which it chooses where there is AMX, moves boxes by pixels.
+        # What is not 8 bits is computed in float32, as in the other formats: bfloat16, which OpenVINO chooses
+        # where there is AMX, moves boxes by pixels.
         options = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = str(threads)
