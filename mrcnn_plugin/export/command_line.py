@@ -25,7 +25,7 @@ from mrcnn_plugin.config import RunConfig
 from mrcnn_plugin.data import metadata_fields
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.ops import library
-from mrcnn_plugin.predict import Predictor, build_predictor, find_inputs, run_files
+from mrcnn_plugin.predict import CHECKPOINTS, Predictor, build_predictor, find_inputs, named_files
 from mrcnn_plugin.runtime import FORMATS, ExportedModel, ModelDescription, load
 
 from .formats import WRITERS
@@ -48,8 +48,16 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", metavar="FOLDER", help="a run folder of train_net.py, for config and weights"
     )
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="final", help="which weights of --run; default: final"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
+    parser.add_argument(
+        "--trust-run",
+        action="store_true",
+        help="let a run folder's config run code that it names; only for folders that you trust as a program",
+    )
     parser.add_argument("--format", required=True, choices=list(WRITERS))
     endings = ", ".join(f"{name}: {ending}" for name, (ending, _) in FORMATS.items())
     parser.add_argument("--output", required=True, metavar="PATH", help=f"the file to write ({endings})")
@@ -99,13 +107,14 @@ def main(args: argparse.Namespace) -> int:
     output = _checked_output(args.output, args.format)
     size = _image_size(args.image_size)
     pictures = _pictures(args.images, size)
-    config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
+    config_file, weights = named_files(args.run, args.checkpoint, args.config_file, args.weights)
     predictor = build_predictor(
         config_file,
-        args.weights or weights,
+        weights,
         threshold=args.score_threshold,
         device="cpu",
         opts=args.opts,
+        trusted=args.trust_run,
         # Its layers are written for PyTorch; runtimes fuse those of the plain model themselves.
         optimized=False,
     )

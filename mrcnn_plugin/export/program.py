@@ -66,16 +66,26 @@ def any_sizes() -> Iterator[None]:
     """Lets torch work with the sizes of maps without asking for their values, which would bind the graph.
 
     Its rule for pooled sizes asks whether a division is exact in order to round negative numbers, which sizes
-    are not; oneDNN's choice of a convolution asks whether the input is large.
+    are not; oneDNN's choice of a convolution asks whether the input is large, and the guess of the layout that it
+    returns whether a side is one pixel. Graphs hold no views that depend on that layout.
     """
-    rules: Any = torch._meta_registrations
-    before = rules.div_rtn
-    rules.div_rtn = lambda x, y: x // y
+    layout = "_conv_determine_backend_memory_format"
+    with (
+        _replaced(torch._meta_registrations, "div_rtn", lambda x, y: x // y),
+        _replaced(torch._C, layout, lambda *_: torch.contiguous_format),
+        torch.backends.mkldnn.flags(enabled=False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+        yield
     finally:
-        rules.div_rtn = before
+        setattr(owner, name, before)
 
 
 def _conv2d(self: Conv2d, x: Tensor) -> Tensor:
