@@ -30,9 +30,10 @@ from mrcnn_plugin.runtime import FORMATS, ExportedModel, ModelDescription, load
 
 from .formats import WRITERS
 from .graph import DetectionGraph
-from .parity import OriginalModel, Tolerance, compare
+from .parity import OriginalModel, Parity, Tolerance, compare
 from .program import trace
 from .resize import ShortestEdge
+from .stages import first_stage
 
 _MASKS = ("probabilities", "pasted")
 
@@ -142,7 +143,12 @@ def main(args: argparse.Namespace) -> int:
         print(f"writing {args.format}", flush=True)
         WRITERS[args.format](program, description, part)
         exported, original = load(part), OriginalModel(predictor.model, description)
-        if not _report(original, exported, pictures, args.format):
+        parity = _report(original, exported, pictures, args.format)
+        if parity.first:
+            print("exporting anew with every stage as an output, to find the first that differs", flush=True)
+            image = dict(pictures)[parity.picture]
+            stage = first_stage(graph, description, args.format, image, size=size)
+            print(f"the first stage that differs: {stage}")
             return 1
         for file in Path(folder).iterdir():
             os.replace(file, output.parent / file.name)
@@ -261,10 +267,10 @@ def _describe(
 
 
 def _report(
-    original: ExportedModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]], format: str
-) -> bool:
-    """Prints what differs and how long both take; whether they agree."""
-    parity = compare(original, exported, pictures, Tolerance())
+    original: OriginalModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]], format: str
+) -> Parity:
+    """Prints what differs and how long both take."""
+    parity = compare(original, exported, pictures, Tolerance(), limit=original.limit)
     print(f"compared with the model on {len(pictures)} pictures:")
     for name, value in parity.rows():
         print(f"  {name:40}{value}")
@@ -276,7 +282,7 @@ def _report(
         print(f"  {name:40}{_seconds(model, image):.3f}")
     if parity.first:
         print(f"the first difference: {parity.first}")
-    return not parity.first
+    return parity
 
 
 def _seconds(model: ExportedModel, image: np.ndarray, repeats: int = 3) -> float:

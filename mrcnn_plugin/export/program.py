@@ -66,8 +66,8 @@ def any_sizes() -> Iterator[None]:
     """Lets torch work with the sizes of maps without asking for their values, which would bind the graph.
 
     Its rule for pooled sizes asks whether a division is exact in order to round negative numbers, which sizes
-    are not; oneDNN's choice of a convolution asks whether the input is large, and the guess of the layout that it
-    returns whether a side is one pixel. Graphs hold no views that depend on that layout.
+    are not; oneDNN's choice of a convolution asks whether the input is large, and the guess of the layout of
+    its result whether a side is one pixel. Graphs hold no views that depend on that layout.
     """
     layout = "_conv_determine_backend_memory_format"
     with (

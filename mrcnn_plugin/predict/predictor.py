@@ -255,8 +255,6 @@ def named_files(
         ConfigError: as `run_files`; or there is a checkpoint that no run, or a file as well, is named for.
     """
     if checkpoint != "final" and (weights or not run):
-        raise ConfigError(
-            f"--checkpoint {checkpoint} names weights of --run FOLDER; --weights names a file"
-        )
+        raise ConfigError(f"--checkpoint {checkpoint} names weights of --run FOLDER; --weights names a file")
     config, found = run_files(run, checkpoint) if run else (config_file or "", "")
     return config, weights or found
