@@ -34,6 +34,7 @@ from .parity import OriginalModel, Parity, Tolerance, compare
 from .program import trace
 from .resize import ShortestEdge
 from .stages import first_stage
+from .tensorrt import check_file
 
 _MASKS = ("probabilities", "pasted")
 
@@ -83,6 +84,11 @@ def argument_parser() -> argparse.ArgumentParser:
         "--score-threshold", type=float, default=0.05, metavar="S", help="least score; default 0.05"
     )
     parser.add_argument(
+        "--check-tensorrt",
+        action="store_true",
+        help="list what of an ONNX file TensorRT's documents say that it does not take; TensorRT is not run",
+    )
+    parser.add_argument(
         "--images", nargs="*", default=[], metavar="IMAGE", help="to compare on (default: drawn)"
     )
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="overrides of the config")
@@ -106,6 +112,8 @@ def main(args: argparse.Namespace) -> int:
         )
     silence_warnings()
     output = _checked_output(args.output, args.format)
+    if args.check_tensorrt and args.format != "onnx":
+        raise ConfigError(f"--check-tensorrt reads ONNX files, got --format {args.format}")
     size = _image_size(args.image_size)
     pictures = _pictures(args.images, size)
     config_file, weights = named_files(args.run, args.checkpoint, args.config_file, args.weights)
@@ -153,6 +161,11 @@ def main(args: argparse.Namespace) -> int:
         for file in Path(folder).iterdir():
             os.replace(file, output.parent / file.name)
     print(f"written: {output}")
+    if args.check_tensorrt:
+        problems = check_file(output)
+        print(
+            f"by its documents, TensorRT takes the file{', but for' * bool(problems)}", *problems, sep="\n  "
+        )
     return 0
 
 

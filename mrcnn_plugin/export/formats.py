@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._guards
 from torch.export import ExportedProgram
 
 from mrcnn_plugin.runtime import ModelDescription
@@ -43,20 +44,30 @@ def write_openvino(program: ExportedProgram, description: ModelDescription, path
     Raises:
         ConfigError: as `write_onnx`.
     """
-    with extra("the format openvino"):
-        import openvino
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder, "model.onnx")
         write_onnx(program, description, onnx_file)
-        model = openvino.Core().read_model(onnx_file)
-        model.set_rt_info(description.to_json(), KEY)
-        openvino.save_model(model, path, compress_to_fp16=False)
+        onnx_to_openvino(onnx_file, description, path)
+
+
+def onnx_to_openvino(onnx_file: Path, description: ModelDescription, path: Path) -> None:
+    """An ONNX file as `write_openvino` would have written it.
+
+    Raises:
+        ConfigError: OpenVINO is not installed.
+    """
+    with extra("the format openvino"):
+        import openvino
+    model = openvino.Core().read_model(onnx_file)
+    model.set_rt_info(description.to_json(), KEY)
+    openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def _onnx_program(program: ExportedProgram, description: ModelDescription) -> Any:
     with extra("ONNX"):
         from .onnx_ops import translations
 
+    _forget_pending_symbols(program)
     with any_sizes(), warnings.catch_warnings():
         # torch's exporter warns of its own use of deprecated names.
         warnings.simplefilter("ignore")
@@ -69,6 +80,17 @@ def _onnx_program(program: ExportedProgram, description: ModelDescription) -> An
             output_names=description.outputs,
             verbose=False,
         )
+
+
+def _forget_pending_symbols(program: ExportedProgram) -> None:
+    """Lets a program be decomposed again.
+
+    torch leaves symbols of sizes that the last decomposition made, and takes them for forgotten outputs.
+    """
+    values = [node.meta["val"] for node in program.graph.nodes if "val" in node.meta]
+    mode = torch._guards.detect_fake_mode(values)
+    if mode is not None and mode.shape_env is not None:
+        mode.shape_env.pending_fresh_unbacked_symbols.clear()
 
 
 #: format -> what writes it.
