@@ -119,7 +119,7 @@ def untrained(config: DictConfig, picture: np.ndarray) -> Subject:
     config.pop("mask_format", None)
     model = as_if_trained(instantiate(config)).eval()
     # As Detectron2's normalization brings a trained ResNet's maps to unit size.
-    sample = {"image": torch.from_numpy(picture).permute(2, 0, 1)}
+    sample = {"image": torch.from_numpy(picture.copy()).permute(2, 0, 1)}
     scale_maps(model, sample)
     spread_scores(model, of_ours(model), sample)
     for module in model.modules():
