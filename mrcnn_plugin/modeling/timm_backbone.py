@@ -333,7 +333,7 @@ def _timm_key(own: str) -> str:
 
 def _parameters_below(name: str, args: Mapping[str, Any], index: int) -> set[str]:
     """Keys of the parameters that map `index` is computed from, as differentiation finds them."""
-    with torch.device("meta"):
+    with torch.device("meta"), torch.enable_grad():
         net = _create(name, {**args, "out_indices": (index,)}).eval()
         images = torch.zeros(1, args["in_chans"], *net.pretrained_cfg["input_size"][-2:])
         (one,) = net(images)
