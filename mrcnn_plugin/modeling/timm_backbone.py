@@ -331,9 +331,10 @@ def _timm_key(own: str) -> str:
     return _key(own.removeprefix("model.").removeprefix("body."))
 
 
+@torch.enable_grad()
 def _parameters_below(name: str, args: Mapping[str, Any], index: int) -> set[str]:
     """Keys of the parameters that map `index` is computed from, as differentiation finds them."""
-    with torch.device("meta"), torch.enable_grad():
+    with torch.device("meta"):
         net = _create(name, {**args, "out_indices": (index,)}).eval()
         images = torch.zeros(1, args["in_chans"], *net.pretrained_cfg["input_size"][-2:])
         (one,) = net(images)
