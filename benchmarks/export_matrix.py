@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
@@ -43,7 +44,7 @@ from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
 from mrcnn_plugin.export.stages import first_stage
-from mrcnn_plugin.model_zoo import get_config
+from mrcnn_plugin.modeling import TimmBackbone
 from mrcnn_plugin.predict import build_predictor, run_files
 from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel, ModelDescription
 
@@ -72,9 +73,9 @@ def dilated() -> DictConfig:
 
 def timm(name: str) -> DictConfig:
     """A network of timm below the narrow FPN."""
-    config = get_config("Shapes/mask_rcnn_R_18_FPN.py")
-    get_config("common/models/timm.py").use_timm(config.model, config.dataloader, name=name)
-    return config.model
+    model = zoo("Shapes/mask_rcnn_R_18_FPN.py")
+    model.backbone.bottom_up = L(TimmBackbone)(name=name, out_features=["res2", "res3", "res4", "res5"])
+    return model
 
 
 def shapes(name: str) -> DictConfig:
