@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,15 +19,14 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from mrcnn_plugin.errors import ConfigError
 
-from .graph import DetectionGraph
 from .sizes import ceil_div
 
 
-def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> ExportedProgram:
+def trace(graph: nn.Module, size: tuple[int, int] | None = None) -> ExportedProgram:
     """The graph as a program of ATen's and this package's ops, on the CPU.
 
     Args:
-        graph: in eval mode, on the CPU.
+        graph: a DetectionGraph, or what takes and holds the same, in eval mode, on the CPU.
         size: (height, width) of the only pictures that it shall take; None: any size.
 
     Raises:
@@ -34,12 +34,15 @@ def trace(graph: DetectionGraph, size: tuple[int, int] | None = None) -> Exporte
     """
     # Of unequal sides, neither 0 nor 1 nor a multiple of a stride, which would be taken for constants.
     height, width = size or (203, 267)
-    channels = len(graph.model.pixel_mean)
+    model: Any = graph.model
+    channels = len(model.pixel_mean)
     image = torch.zeros((height, width, channels), dtype=torch.uint8)
     sides = None if size else {"image": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
     with torch.no_grad(), _without_size_checks(graph), any_sizes():
         try:
-            return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
+            # Where torch gives up, it prints the unfinished graph.
+            with contextlib.redirect_stderr(io.StringIO()):
+                return torch.export.export(graph, (image,), dynamic_shapes=sides, strict=False)
         except GuardOnDataDependentSymNode as error:
             why = str(error).splitlines()[0]
             raise ConfigError(
@@ -54,7 +57,7 @@ def _without_size_checks(module: nn.Module) -> Iterator[None]:
     Detectron2's asks whether its input is empty, in order to refuse an empty batch in training. timm's
     padding of TensorFlow's kind rounds fractions, which formulas of sizes do not get rid of.
     """
-    forwards = {Conv2d: _conv2d}
+    forwards: dict[type, Callable[..., Tensor]] = {Conv2d: _conv2d}
     if "timm.layers" in sys.modules:
         forwards[sys.modules["timm.layers"].Conv2dSame] = _conv2d_same
     convolutions = [one for one in module.modules() if type(one) in forwards]
