@@ -82,7 +82,7 @@ def any_sizes() -> Iterator[None]:
     with (
         _replaced(torch._meta_registrations, "div_rtn", lambda x, y: x // y),
         _replaced(torch._C, "_select_conv_backend", lambda *_, **__: None),
-        _replaced(torch._C, "_conv_determine_backend_memory_format", lambda *_: torch.contiguous_format),
+        _replaced(torch._C, "_conv_determine_backend_memory_format", lambda *_: None),
         torch.backends.mkldnn.flags(enabled=False),
     ):
         yield
