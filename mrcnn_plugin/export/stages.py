@@ -26,21 +26,22 @@ class StagesGraph(nn.Module):
     """A DetectionGraph that gives out what its modules give, in the order in which they run.
 
     Attributes:
-        graph: held, not copied.
+        detector: the graph, held, not copied.
     """
 
     def __init__(self, graph: DetectionGraph) -> None:
         super().__init__()
-        self.graph = graph
+        # Not "graph", which torch.fx takes for its own.
+        self.detector = graph
 
     @property
     def model(self) -> nn.Module:
-        return self.graph.model
+        return self.detector.model
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Values of modules and the proposals by name, then the outputs of the graph."""
         found: dict[str, Tensor] = {}
-        heads: Any = self.graph._heads
+        heads: Any = self.detector._heads
         detect, handles = heads.detect, []
 
         def recording(features: dict, proposals: Tensor, *size: int) -> Any:
@@ -53,7 +54,7 @@ class StagesGraph(nn.Module):
             )
         heads.detect = recording
         try:
-            outputs = self.graph(image)
+            outputs = self.detector(image)
         finally:
             del heads.detect
             for handle in handles:
