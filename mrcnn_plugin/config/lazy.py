@@ -165,6 +165,9 @@ class LazyRunConfig(RunConfig):
         places = (place for choice in choices for place in self._places(choice))
         chosen = [choice for choice in map(self._choose, places) if choice is not None]
         self._read()
+        # The config that a run folder keeps holds what was chosen: of it nothing is to be derived again.
+        for key in ("train.recipe", "train.epochs"):
+            OmegaConf.update(self.raw, key, None, force_add=True)
         return [*held_out, *chosen]
 
     def _hold_out(self) -> list[Choice]:
