@@ -6,13 +6,16 @@ not used because it ties the result to the CUDA of the torch that happens to be 
 compile CUDA beside a CPU-only torch), whereas these libraries depend on neither.
 
 Environment: TORCH_CUDA_ARCH_LIST (default "8.0;9.0+PTX"), CUDA_HOME, CXX, NVCC_FLAGS, MRCNN_PLUGIN_NO_CUDA=1,
-MRCNN_PLUGIN_NO_CSRC=1, MAX_JOBS.
+MRCNN_PLUGIN_NO_CSRC=1, MAX_JOBS; MRCNN_PLUGIN_SANITIZE names sanitizers ("address,undefined") for a CPU
+library beside the normal one (tests/sanitize/run.py). A file is compiled again when it, a header or its
+command line changed.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,9 +37,19 @@ CXX_FLAGS = [
     "-fPIC",
     "-fvisibility=hidden",
     "-Wall",
+    "-Wextra",
     "-Wno-unknown-pragmas",
-    "-Wno-maybe-uninitialized",
 ]
+
+
+def warning_flags(compiler: str) -> list[str]:
+    """g++ takes vectors that are filled lane by lane for uninitialised; clang does not know its option."""
+    return [] if "clang" in Path(compiler).name else ["-Wno-maybe-uninitialized"]
+
+
+def sanitizer_flags() -> list[str]:
+    names = os.environ.get("MRCNN_PLUGIN_SANITIZE")
+    return [f"-fsanitize={names}", "-O1", "-g", "-fno-omit-frame-pointer"] if names else []
 
 
 def torch_include() -> Path | None:
@@ -82,6 +95,16 @@ def warn(message: str) -> None:
     print(f"mrcnn_plugin: WARNING: {message}", file=sys.stderr, flush=True)
 
 
+def command_record(obj: str | Path) -> Path:
+    """Where the command line is kept that an object file was made by."""
+    return Path(obj).with_suffix(".command")
+
+
+def recorded_command(obj: Path) -> str | None:
+    record = command_record(obj)
+    return record.read_text() if record.exists() else None
+
+
 def is_cuda(ext: Extension) -> bool:
     return any(source.endswith(".cu") for source in ext.sources)
 
@@ -95,6 +118,11 @@ class BuildOps(build_ext):
             warn(f"{reason}; installing without native ops: the slow PyTorch reference ops will be used.")
             self.extensions = []
             return
+        if self.inplace and sanitizer_flags():
+            raise SystemExit(
+                "MRCNN_PLUGIN_SANITIZE does not go with --inplace, where the normal library is: "
+                "give --build-lib"
+            )
         self.extensions = [ext for ext in self.extensions if not is_cuda(ext) or self.can_build_cuda()]
         super().run()
 
@@ -110,7 +138,7 @@ class BuildOps(build_ext):
         return None
 
     def can_build_cuda(self) -> bool:
-        if os.environ.get("MRCNN_PLUGIN_NO_CUDA"):
+        if os.environ.get("MRCNN_PLUGIN_NO_CUDA") or sanitizer_flags():
             return False
         if cuda_home() is None:
             warn("no nvcc found: CUDA tensors will use the slow PyTorch reference ops.")
@@ -138,6 +166,7 @@ class BuildOps(build_ext):
             if self.force
             or not obj.exists()
             or obj.stat().st_mtime < max(newest_header, Path(ROOT, source).stat().st_mtime)
+            or recorded_command(obj) != shlex.join(command)
         ]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.call, stale))
@@ -149,11 +178,11 @@ class BuildOps(build_ext):
         # Written beside the target and renamed, so that an interrupted build leaves no half an object.
         part = obj.with_suffix(".part.o")
         if home is None:
-            tool = [self.cxx, *CXX_FLAGS]
+            tool = [self.cxx, *CXX_FLAGS, *warning_flags(self.cxx), *sanitizer_flags()]
         else:
             tool = [str(home / "bin" / "nvcc"), "-ccbin", self.cxx, "-O3", "-std=c++20", "-DUSE_CUDA"]
             tool += [*gencode_flags(), "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-            tool += os.environ.get("NVCC_FLAGS", "").split()
+            tool += shlex.split(os.environ.get("NVCC_FLAGS", ""))
         return [*tool, *defines, *includes, "-c", source, "-o", str(part), str(obj)]
 
     def call(self, command: list[str]) -> None:
@@ -163,6 +192,7 @@ class BuildOps(build_ext):
         # As old as what was read: a source that changed meanwhile is compiled the next time.
         os.utime(compile_line[-1], (start, start))
         os.replace(compile_line[-1], obj)
+        command_record(obj).write_text(shlex.join(command))
 
     def link(self, target: Path, objects: list[Path], home: Path | None) -> None:
         # The CUDA runtime is linked statically for the same reason that torch's ABI is the stable one:
@@ -174,6 +204,7 @@ class BuildOps(build_ext):
             line += [self.stand_in(name, folder) for name in torch_libraries]
             if home is not None:
                 line += [str(cudart_static(home)), "-ldl", "-lrt", "-lpthread"]
+            line += sanitizer_flags()
             subprocess.run(line, check=True, cwd=ROOT)
             os.replace(part, target)
 

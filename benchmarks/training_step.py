@@ -43,9 +43,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mrcnn_plugin import model_zoo
 from mrcnn_plugin.config.optimizer import build_optimizer
-from mrcnn_plugin.config.run_config import MEMORY_FORMATS
+from mrcnn_plugin.config.run_config import MEMORY_FORMATS, memory_format_of
 from mrcnn_plugin.data import ensure_registered
-from mrcnn_plugin.train.kernels import depthwise_in_float32, fuse_frozen_norms
+from mrcnn_plugin.train.kernels import use_kernels
 from mrcnn_plugin.train.trainer import Trainer
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
@@ -66,6 +66,8 @@ STAGES = {
     "mask targets and loss": ["roi_heads.mask_head.forward"],
 }
 OPTIMIZER, REST = "optimizer", "everything else"
+#: Of the whole step on all threads: what a busy machine does not change as much as the time.
+PROCESSOR = ("processor", "")
 LIBRARIES = ("Detectron2", "ours")
 
 
@@ -93,10 +95,8 @@ def trainer_of(
     """What takes the steps; ours on the kernels that train_net.py gives it."""
     mine = library == "ours"
     if mine:
-        model.to(memory_format=MEMORY_FORMATS[args.memory_format])
-        fuse_frozen_norms(model)
-        if args.amp:
-            depthwise_in_float32(model)
+        memory_format = memory_format_of(args.memory_format, "cpu")
+        use_kernels(model, memory_format, fused=not args.plain_convolutions, amp=args.amp)
     parameters = [p for p in model.parameters() if p.requires_grad]
     options = {"fused": True} if mine else {}
     optimizer = build_optimizer(torch.optim.AdamW, parameters, clip_norm=1.0, lr=1e-6, **options)
@@ -128,11 +128,12 @@ def profiled(trainer: SimpleTrainer, seed: int) -> tuple[dict[tuple[str, str], f
     """One step: seconds by (stage, "forward" or "backward"), and the losses."""
     torch.manual_seed(seed)
     with EventStorage() as storage, profile(activities=[ProfilerActivity.CPU]) as profiler:
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         trainer.run_step()
-        total = time.perf_counter() - start
+        total, processor = time.perf_counter() - start, time.process_time() - processor
     seconds = by_stage(profiler.events())
     seconds[REST, "forward"] = total - sum(seconds.values())
+    seconds[PROCESSOR] = processor
     losses = {name: value for name, (value, _) in storage.latest().items() if name.startswith("loss")}
     return seconds, losses
 
@@ -221,8 +222,11 @@ def table(medians: dict[str, dict[tuple[str, str], float]]) -> str:
     totals = {lib: sum(sums[lib, way] for way in ways) for lib in LIBRARIES}
     header = ["ms", "forward, Detectron2", "ours", "backward, Detectron2", "ours"]
     ratio = totals["Detectron2"] / totals["ours"]
+    busy = {lib: medians[lib][PROCESSOR] for lib in LIBRARIES}
     ends = (
-        f"step: Detectron2 {totals['Detectron2']:.2f} s, ours {totals['ours']:.2f} s, ratio **{ratio:.2f}**"
+        f"step: Detectron2 {totals['Detectron2']:.2f} s, ours {totals['ours']:.2f} s, ratio **{ratio:.2f}**; "
+        f"of processors: {busy['Detectron2']:.2f} s, {busy['ours']:.2f} s, "
+        f"ratio {busy['Detectron2'] / busy['ours']:.2f}"
     )
     return f"{tabulate(rows, header, tablefmt='pipe', disable_numparse=True)}\n\n{ends}"
 
@@ -239,8 +243,9 @@ def main() -> int:
     parser.add_argument("--short-edge", type=int, default=480, help="pixels")
     parser.add_argument("--rois", type=int, help="RoIs sampled from an image; by default the config's")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--memory-format", choices=sorted(MEMORY_FORMATS), default="auto", help="of ours")
     parser.add_argument(
-        "--memory-format", choices=sorted(MEMORY_FORMATS), default="channels_last", help="of ours"
+        "--plain-convolutions", action="store_true", help="ours without train.fused_convolutions"
     )
     parser.add_argument("--steps", type=int, default=5, help="measured, after one of warm-up")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader")

@@ -25,4 +25,7 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def(
       "winograd_output(Tensor(a!) output, Tensor products, Tensor? bias, SymInt first, bool accumulate, "
       "bool relu) -> ()");
+  m.def("winograd_gradient(Tensor grad, SymInt first, SymInt count) -> Tensor");
+  m.def("winograd_filter(Tensor weight, bool flip) -> Tensor");
+  m.def("winograd_filter_backward(Tensor products) -> Tensor");
 }

@@ -55,6 +55,15 @@ def test_workflow_calls_targets_of_the_makefile_on_the_supported_pythons():
     assert jobs["test"]["strategy"]["matrix"]["python-version"][0] == oldest
 
 
+def test_workflow_tests_the_lock_and_the_newest_releases():
+    jobs = load(".github/workflows/ci.yml")["jobs"]
+    assert {name for name, job in jobs.items() if "NEWEST" in job.get("env", {})} == {"newest"}
+    assert [step["run"] for step in jobs["newest"]["steps"] if "run" in step] == ["make test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^NEWEST \?=$", makefile, re.MULTILINE)
+    assert re.search(r"^ifeq \(\$\(NEWEST\),\)$", makefile, re.MULTILINE)
+
+
 def test_issue_forms_have_fields_with_labels():
     folder = ROOT / ".github" / "ISSUE_TEMPLATE"
     assert "blank_issues_enabled" in yaml.safe_load((folder / "config.yml").read_text())

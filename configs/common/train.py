@@ -10,8 +10,10 @@ train = dict(
     init_checkpoint="",
     # On CUDA float16 with scaled gradients; on the CPU bfloat16, of use where it has instructions for that.
     amp=dict(enabled=False),
-    # Of weights and maps: "contiguous", or "channels_last", in which convolutions are faster on most devices.
-    memory_format="contiguous",
+    # Of weights and maps: "contiguous", "channels_last", or "auto", which is channels_last on the CPU.
+    memory_format="auto",
+    # On the CPU, in float32: convolutions with frozen norms and activations inside, 3x3 ones by Winograd.
+    fused_convolutions=True,
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=5000, max_to_keep=100),
     eval_period=5000,

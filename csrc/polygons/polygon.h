@@ -120,9 +120,10 @@ struct Edge {
   // none.
   MRCNN_HOST_DEVICE_INLINE int64_t steps_to(int64_t left) const {
     const int64_t length = y1 - y0;
-    // Exact up to rounding, which the two loops make good.
-    int64_t steps = truncate((static_cast<double>(left - x0) + 0.5) / slope);
-    steps = steps < 0 ? 0 : (steps > length ? length : steps);
+    // Exact up to rounding, which the two loops make good. An edge may have more than 2^31 steps.
+    const double guess = (static_cast<double>(left - x0) + 0.5) / slope;
+    int64_t steps =
+        guess < static_cast<double>(length) ? (guess > 0 ? static_cast<int64_t>(guess) : 0) : length;
     while (steps > 0 && beyond(steps, left)) --steps;
     while (steps < length && !beyond(steps + 1, left)) ++steps;
     return steps < length && !beyond(steps, left) ? steps : -1;

@@ -11,6 +11,9 @@
 
 namespace mrcnn_plugin {
 
+// Far more than an average needs; the time that a RoI takes goes with it.
+constexpr int64_t kMaxSamplingRatio = 4096;
+
 inline void check_feature(const torch::stable::Tensor& feature, const torch::stable::Tensor& first,
                           size_t level) {
   STD_TORCH_CHECK(feature.dim() == 4, "features[", level, "] must have shape (N, C, H, W), got ",
@@ -72,6 +75,9 @@ inline void check_roi_align(const RoIAlignArguments& arguments) {
   const int64_t width = arguments.pooled_width;
   STD_TORCH_CHECK(height > 0 && width > 0 && height <= 1 << 20 && width <= 1 << 20,
                   "output_size must be between 1 and 2^20, got (", height, ", ", width, ")");
+  STD_TORCH_CHECK(arguments.sampling_ratio <= kMaxSamplingRatio, "sampling_ratio must be at most ",
+                  kMaxSamplingRatio, " (samples per bin and axis; 0 for as many as a bin has pixels), got ",
+                  arguments.sampling_ratio);
   STD_TORCH_CHECK(arguments.canonical_box_size > 0, "canonical_box_size must be positive, got ",
                   arguments.canonical_box_size);
   if (arguments.levels) check_levels(*arguments.levels, arguments.boxes);

@@ -81,8 +81,9 @@ class CfgNodeRunConfig(RunConfig):
         self.eval_period = raw.TEST.EVAL_PERIOD
         self.log_period = 20
         self.float32_precision = raw.get("FLOAT32_PRECISION", "")
-        memory_format = raw.TRAIN.get("MEMORY_FORMAT", "contiguous")
+        memory_format = raw.TRAIN.get("MEMORY_FORMAT", "auto")
         self.memory_format = checked_memory_format(memory_format, "TRAIN.MEMORY_FORMAT")
+        self.fused_convolutions = raw.TRAIN.get("FUSED_CONVOLUTIONS", True)
         self.optimized_evaluation = raw.TEST.get("OPTIMIZED", True)
         self.batch_size = raw.SOLVER.IMS_PER_BATCH
         self.train_names = as_names(raw.DATASETS.TRAIN)

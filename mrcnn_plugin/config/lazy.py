@@ -14,6 +14,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 from torch import nn
 
 from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
@@ -70,8 +71,9 @@ class LazyRunConfig(RunConfig):
         self.eval_period = train.get("eval_period") or 0
         self.log_period = train.get("log_period") or 20
         self.float32_precision = train.get("float32_precision") or ""
-        memory_format = train.get("memory_format") or "contiguous"
+        memory_format = train.get("memory_format") or "auto"
         self.memory_format = checked_memory_format(memory_format, "train.memory_format")
+        self.fused_convolutions = bool(train.get("fused_convolutions", True))
         self.optimized_evaluation = bool(train.get("optimized_evaluation", True))
         self.batch_size = self._get(self.keys.batch_size)
         self.train_names = as_names(self._get("dataloader.train.dataset.names"))
@@ -373,6 +375,7 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
         raise ConfigError(
             f"{path} is not a LazyConfig of Detectron2's shape: it does not define {', '.join(missing)}"
         )
+    _check_shortcuts(raw, path)
     try:
         config = LazyRunConfig(raw, path, overridden)
     except (TypeError, ValueError, AttributeError) as error:
@@ -380,3 +383,15 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
         raise ConfigError(f"{path}: a section does not have the form of Detectron2's: {why}") from error
     config.check_numbers()
     return config
+
+
+def _check_shortcuts(raw: DictConfig, path: str) -> None:
+    """Refuses a name at the top of the file for a part of a section, which refers to what is not above it."""
+    for key in map(str, raw.keys() - set(SECTIONS)):
+        try:
+            OmegaConf.to_container(OmegaConf.create({key: raw[key]}), resolve=True)
+        except InterpolationKeyError as error:
+            raise ConfigError(
+                f"{path}: {key}: {first_line(error)}. Every name at the top of a config file is a key of the "
+                f"config; one that only abbreviates a part of it begins with an underscore: _{key}"
+            ) from error

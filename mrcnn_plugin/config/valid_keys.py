@@ -44,7 +44,7 @@ _TRAIN_KEYS = {
     "train": {
         *("amp", "checkpointer", "cudnn_benchmark", "ddp", "device", "eval_period"),
         *("float32_precision", "init_checkpoint", "log_period", "max_iter", "output_dir", "seed"),
-        *("epochs", "memory_format", "optimized_evaluation", "recipe", *KEYS),
+        *("epochs", "fused_convolutions", "memory_format", "optimized_evaluation", "recipe", *KEYS),
     },
     **{f"train.{group}": set(names) for group, names in GROUPS.items()},
     "train.amp": {"enabled"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,17 @@ class ResumableLoader:
         with kept_generators():
             batches = self._begin()
             first = list(itertools.islice(batches, 1))
+        if self._has_workers():
+            batches = _one_ahead(batches)
         for batch in itertools.chain(first, batches):
             self.batches += 1
             self.last_files = [str(sample.get("file_name", "")) for sample in batch]
             yield batch
+
+    def _has_workers(self) -> bool:
+        outer: Any = self._loader
+        loader = outer.dataset if isinstance(outer, AspectRatioGroupedDataset) else outer
+        return isinstance(loader, DataLoader) and loader.num_workers > 0
 
     def _begin(self) -> Iterator[list[dict]]:
         outer: Any = self._loader
@@ -88,6 +96,18 @@ class ResumableLoader:
         for bucket, items in zip(outer._buckets, waiting):
             bucket[:] = [stream.dataset[item] for item in items]
         return iter(outer)
+
+
+def _one_ahead(batches: Iterator[list[dict]]) -> Iterator[list[dict]]:
+    """Takes each batch from the workers in a thread, while the caller computes on the one before it.
+
+    What workers send has to be unpickled here, which takes as long as a part of a small model's step.
+    """
+    with ThreadPoolExecutor(1, "batches") as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 class _Seeded(Dataset):

@@ -22,7 +22,8 @@ def add_config(cfg: CfgNode) -> None:
             "EMA": {"DECAY": 0.0},
             "VALIDATION_LOSS": False,
             "ACCUMULATE": 1,
-            "MEMORY_FORMAT": "contiguous",
+            "MEMORY_FORMAT": "auto",
+            "FUSED_CONVOLUTIONS": True,
             "TRACKERS": ["tensorboard"],
         }
     )

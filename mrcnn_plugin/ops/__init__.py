@@ -9,7 +9,12 @@ from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
 from mrcnn_plugin.ops.roi_pool import ROIPool, ROIWarp
-from mrcnn_plugin.ops.winograd import winograd_conv2d, winograd_weight
+from mrcnn_plugin.ops.winograd import (
+    winograd_conv2d,
+    winograd_filter,
+    winograd_weight,
+    winograd_weight_gradient,
+)
 
 __all__ = [
     "PackedPolygons",
@@ -27,7 +32,9 @@ __all__ = [
     "rasterize_polygons",
     "roi_align",
     "winograd_conv2d",
+    "winograd_filter",
     "winograd_weight",
+    "winograd_weight_gradient",
 ]
 
 batching.register()

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference, scripting
+from mrcnn_plugin.ops import library, reference, scripting
 from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.paste_masks import check_inputs
 
@@ -90,7 +90,7 @@ def encode_masks(
     return (rles, areas.cpu(), tight.cpu().double()) if return_stats else rles
 
 
-if native("cpu"):
+if library.STATUS["cpu"] is None:
 
     @torch.library.register_fake("mrcnn_plugin::encode_masks")
     def _fake(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference, scripting
+from mrcnn_plugin.ops import library, reference, scripting
 from mrcnn_plugin.ops.library import native
 
 # Rows and columns of a heatmap, and upsampled pixels searched along a side; as in csrc/keypoints/heatmap.h.
@@ -77,7 +77,7 @@ def _check(maps: Tensor, rois: Tensor) -> None:
         raise ValueError(f"rois must be on the device of maps, {maps.device}, got {rois.device}")
 
 
-if native("cpu"):
+if library.STATUS["cpu"] is None:
 
     @torch.library.register_fake("mrcnn_plugin::heatmaps_to_keypoints")
     def _fake(maps: Tensor, rois: Tensor) -> Tensor:

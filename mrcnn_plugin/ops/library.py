@@ -5,24 +5,36 @@ where torch itself was built with CUDA. Where a library is missing, RoIAlign of 
 op, and the other ops on their PyTorch reference (`mrcnn_plugin.ops.reference`), which is slow: that is said
 once per device type, with what is missing.
 
+A library that was built from other sources than those beside it, and whose ops are not theirs, is refused by
+every op.
+
 The first CUDA call of a process compares the CUDA kernels with the CPU's on tiny inputs (`self_check`) and
-raises where they disagree. MRCNN_PLUGIN_CUDA=0 in the environment does without the CUDA kernels.
+raises where they disagree. MRCNN_PLUGIN_CUDA=0 in the environment does without the CUDA kernels, and
+MRCNN_PLUGIN_LIBRARIES=FOLDER takes the libraries from there, such as those built with sanitizers.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import warnings
 from pathlib import Path
 
 import torch
 
+from mrcnn_plugin.errors import ConfigError
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 #: The environment variable that, set to 0, switches the CUDA kernels off.
 CUDA_SWITCH = "MRCNN_PLUGIN_CUDA"
+#: The environment variable that names another folder of libraries.
+LIBRARIES = "MRCNN_PLUGIN_LIBRARIES"
+_FOLDER = Path(os.environ.get(LIBRARIES) or _PACKAGE)
 #: device type -> its library.
-FILES = {"cpu": _PACKAGE / "_C.so", "cuda": _PACKAGE / "_C_cuda.so"}
+FILES = {"cpu": _FOLDER / "_C.so", "cuda": _FOLDER / "_C_cuda.so"}
+#: Every op's schema, in a checkout; a wheel has only what was built from it.
+SCHEMAS = _PACKAGE.parent / "csrc" / "ops.cpp"
 
 
 def _load(device_type: str) -> str | None:
@@ -41,9 +53,51 @@ def _load(device_type: str) -> str | None:
     return None
 
 
+def _declared_schemas(source: Path) -> dict[str, str]:
+    """name -> schema of the ops that ops.cpp declares."""
+    declarations = re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)\)', source.read_text(encoding="utf-8"))
+    schemas = ["".join(re.findall(r'"([^"]*)"', declaration)) for declaration in declarations]
+    return {schema.partition("(")[0]: schema for schema in schemas}
+
+
+def _differs(name: str, schema: str) -> bool:
+    """Whether the loaded libraries lack an op, or have it with another schema."""
+    loaded = torch._C._jit_get_schemas_for_operator(f"mrcnn_plugin::{name}")
+    return [str(one) for one in loaded] != [str(torch._C.parse_schema(f"mrcnn_plugin::{schema}"))]
+
+
+def _refusal() -> str | None:
+    """Why the native libraries must not be used, in one line; None where nothing speaks against it."""
+    if os.environ.get(LIBRARIES) and STATUS["cpu"] is not None:
+        return f"{LIBRARIES}={os.environ[LIBRARIES]}: {FILES['cpu']} cannot be loaded: {STATUS['cpu']}"
+    if STATUS["cpu"] is not None or not SCHEMAS.exists():
+        return None
+    outdated = [name for name, schema in _declared_schemas(SCHEMAS).items() if _differs(name, schema)]
+    if outdated:
+        return (
+            f"{FILES['cpu']} was built from other sources than {SCHEMAS.parent} ({', '.join(outdated)} "
+            f"{'differs' if len(outdated) == 1 else 'differ'}); rebuild it: make setup"
+        )
+    return None
+
+
 #: device type -> why its library is not loaded; None where it is.
 STATUS: dict[str, str | None] = {"cpu": _load("cpu")}
 STATUS["cuda"] = _load("cuda") if STATUS["cpu"] is None else STATUS["cpu"]
+#: Why every op refuses to run, or None.
+REFUSAL = _refusal()
+if REFUSAL is not None:
+    STATUS.update((device, REFUSAL) for device in FILES)
+
+
+def check_libraries() -> None:
+    """Raises where ops refuse to run.
+
+    Raises:
+        ConfigError: the libraries were built from other sources, or MRCNN_PLUGIN_LIBRARIES names none.
+    """
+    if REFUSAL is not None:
+        raise ConfigError(REFUSAL)
 
 
 @functools.cache
@@ -105,7 +159,11 @@ def native(device_type: str) -> bool:
 
     "meta" counts as native where the schemas are loaded: fake kernels then answer. Warns once per device
     type where they are not.
+
+    Raises:
+        ConfigError: as `check_libraries`.
     """
+    check_libraries()
     if STATUS["cpu"] is None and (device_type == "meta" or STATUS.get(device_type, "") is None):
         if device_type == "cuda" and not _checked:
             _check_first_cuda_call()

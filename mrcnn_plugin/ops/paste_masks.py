@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference, scripting
+from mrcnn_plugin.ops import library, reference, scripting
 from mrcnn_plugin.ops.library import native
 
 
@@ -105,7 +105,7 @@ def _side(size: Any) -> Any:
     return size if recorded or isinstance(size, torch.SymInt) else operator.index(size)
 
 
-if native("cpu"):
+if library.STATUS["cpu"] is None:
 
     @torch.library.register_fake("mrcnn_plugin::paste_masks")
     def _fake(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:

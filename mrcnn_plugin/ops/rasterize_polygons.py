@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrcnn_plugin.ops import reference, scripting
+from mrcnn_plugin.ops import library, reference, scripting
 from mrcnn_plugin.ops.library import native
 
 MAX_MASK_SIZE = 4096
@@ -138,7 +138,7 @@ def _place(polygons: Sequence[Sequence[Any]], index: int) -> str:
     raise IndexError(index)
 
 
-if native("cpu"):
+if library.STATUS["cpu"] is None:
 
     @torch.library.register_fake("mrcnn_plugin::rasterize_polygons")
     def _fake(

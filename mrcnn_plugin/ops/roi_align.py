@@ -35,7 +35,8 @@ def roi_align(
             float32 (float64 where `input` is float64 and they are too).
         output_size: bins P, Q, or one number for both.
         spatial_scale: size of `input` over the size of the image the boxes refer to.
-        sampling_ratio: samples of a bin along each axis; <= 0: as many as it has feature pixels, rounded up.
+        sampling_ratio: samples of a bin along each axis, at most 4096; <= 0: as many as it has feature
+            pixels, rounded up.
         aligned: subtract half a feature pixel, so that pixel centres are meant (Detectron2's ROIAlignV2).
         mode: "avg", or "max" over the bilinear samples of a bin, the paper's other aggregation.
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .reference import roi_align as reference
 
+# As in csrc/roi_align/checks.h.
+_MAX_SAMPLING_RATIO = 4096
+
 
 def multi_level_roi_align(
     features: list[Tensor],  # L x [N, C, H_l, W_l]
@@ -33,6 +36,8 @@ def multi_level_roi_align(
     another device a RoI of an impossible box, batch index or level is NaN.
     """
     _check_sizes(features, scales, pooled_height, pooled_width)
+    if sampling_ratio > _MAX_SAMPLING_RATIO:
+        raise ValueError(f"sampling_ratio must be at most {_MAX_SAMPLING_RATIO}, got {sampling_ratio}")
     if levels is None:
         levels = reference.assign_levels(boxes[:, 1:], scales, canonical_box_size, canonical_level)
     valid = reference.valid_rois(boxes, levels, features)

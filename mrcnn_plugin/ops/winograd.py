@@ -1,9 +1,11 @@
-"""3x3 convolutions with 2.25 multiplications per output and input channel instead of 9, for inference.
+"""3x3 convolutions, and their gradients, with 2.25 multiplications per output and input channel instead of 9.
 
 Axes: N images, C channels in, C' channels out, H x W pixels, T tiles of 4x4 pixels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ CHANNEL_MULTIPLE = 16
 # Numbers of a part of the tiles in their transformed form: 36 times tiles times channels. They should stay
 # in a core's cache, and the weights are read once for each part.
 _PART = 36 * 128 * 256
+# The sums of all parts are read and written for each of them.
+_GRADIENT_PART = 4 * _PART
 
 
 def winograd_weight(weight: Tensor) -> Tensor:
@@ -68,19 +72,67 @@ def winograd_conv2d(
     input = input.detach()
     if not library.native(input.device.type):
         return reference.winograd.conv2d(input, weight, bias, residual, relu)
-    images, channels, height, width = input.shape
     if residual is None:
-        shape = (images, weight.shape[2], height, width)
+        shape = (input.shape[0], weight.shape[2], *input.shape[2:])
         output = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
     else:
         output = residual if overwrite else residual.clone()
-    tiles = images * -(-height // 4) * -(-width // 4)
-    part = max(8, _PART // (36 * max(channels, weight.shape[2])))
-    for first in range(0, tiles, part):
-        count = min(part, tiles - first)
+    for first, count in _parts(input, _PART, max(weight.shape[1:])):
         products = torch.bmm(torch.ops.mrcnn_plugin.winograd_input(input, first, count), weight)
         torch.ops.mrcnn_plugin.winograd_output(output, products, bias, first, residual is not None, relu)
     return output
+
+
+def winograd_filter(weight: Tensor, *, flip: bool = False) -> Tensor:
+    """`winograd_weight` in float32 and fast, for weights that change at every step.
+
+    Args:
+        weight: (C', C, 3, 3) float32 on the CPU; C is a multiple of 16.
+        flip: turn each filter by 180 degrees, as the gradient of the input wants it.
+
+    Returns:
+        (36, C', C): transposed to (36, C, C') it is what `winograd_conv2d` takes; with `flip` it is, as it
+        is, the weight of the convolution that makes the input's gradient of the output's.
+    """
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    if library.native("cpu"):
+        return torch.ops.mrcnn_plugin.winograd_filter(weight, flip)
+    return reference.winograd.transform_weight(weight.flip(2, 3) if flip else weight).transpose(1, 2)
+
+
+def winograd_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the weight of a 3x3 convolution with padding 1.
+
+    The transpose of `winograd_conv2d` in its weight: of each tile A dY A^T by (B^T d B)^T, summed over tiles,
+    between G^T and G.
+
+    Args:
+        input: (N, C, H, W) float32 on the CPU, contiguous in channels_last; C is a multiple of 16.
+        grad: (N, C', H, W), of the convolution's result; as `input`.
+
+    Returns:
+        (C', C, 3, 3) float32 in channels_last.
+    """
+    input, grad = input.detach(), grad.detach()
+    if not library.native("cpu"):
+        return reference.winograd.weight_gradient(input, grad)
+    size = (36, grad.shape[1], input.shape[1])
+    products = input.new_zeros(size) if grad.numel() == 0 else input.new_empty(size)
+    for first, count in _parts(input, _GRADIENT_PART, max(size[1:])):
+        spread = torch.ops.mrcnn_plugin.winograd_gradient(grad, first, count).transpose(1, 2)
+        tiles = torch.ops.mrcnn_plugin.winograd_input(input, first, count)
+        torch.baddbmm(products, spread, tiles, beta=float(first > 0), out=products)
+    return torch.ops.mrcnn_plugin.winograd_filter_backward(products)
+
+
+def _parts(map: Tensor, numbers: int, channels: int) -> Iterator[tuple[int, int]]:
+    """First tile of each part, and how many it has."""
+    images, _, height, width = map.shape
+    tiles = images * -(-height // 4) * -(-width // 4)
+    # Odd: rows that are a multiple of the page size apart would share a few lines of the caches.
+    part = max(8, numbers // (36 * channels)) | 1
+    for first in range(0, tiles, part):
+        yield first, min(part, tiles - first)
 
 
 def _check(input: Tensor, weight: Tensor, residual: Tensor | None) -> None:
@@ -113,3 +165,16 @@ if library.STATUS["cpu"] is None:
         output: Tensor, products: Tensor, bias: Tensor | None, first: int, accumulate: bool, relu: bool
     ) -> None:
         return None
+
+    @torch.library.register_fake("mrcnn_plugin::winograd_gradient")
+    def _fake_gradient(grad: Tensor, first: int, count: int) -> Tensor:
+        return grad.new_empty((36, count, grad.shape[1]))
+
+    @torch.library.register_fake("mrcnn_plugin::winograd_filter")
+    def _fake_filter(weight: Tensor, flip: bool) -> Tensor:
+        return weight.new_empty((36, *weight.shape[:2]))
+
+    @torch.library.register_fake("mrcnn_plugin::winograd_filter_backward")
+    def _fake_filter_backward(products: Tensor) -> Tensor:
+        grad = products.new_empty((*products.shape[1:], 3, 3))
+        return grad.contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ from .convolution import fuse_all, use_winograd
 from .heads import optimize_heads
 from .norms import fold_attached
 from .proposals import optimize_proposals
+from .substitution import undo
 from .tracing import fold_traced
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ def optimize(model: nn.Module, *, winograd: bool = True) -> nn.Module:
     if _refuse_training in faster._forward_pre_hooks.values():
         # It is an optimized copy already.
         return faster
+    # Of a model in training, whose layers have kernels with gradients.
+    undo(faster)
     fold_attached(faster)
     for backbone, example in _backbones(faster):
         fold_traced(backbone, example)

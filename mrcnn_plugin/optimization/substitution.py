@@ -13,6 +13,14 @@ def _combined(own: Any, faster: Any) -> Any:
     return type(own.__name__, (own, faster), {"__module__": own.__module__})
 
 
+def undo(model: nn.Module) -> None:
+    """Gives modules whose class was replaced by one with a `plain_class` that class again, in place."""
+    for module in model.modules():
+        plain = getattr(type(module), "plain_class", None)
+        if plain is not None:
+            module.__class__ = plain
+
+
 def specialize(module: nn.Module, faster: type) -> None:
     """Makes `module`, in place, one of `faster`, a subclass of a class that it is of.
 

@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
+
+from .convolution import fuse_convolutions
+
+logger = logging.getLogger(__name__)
+
+
+def use_kernels(model: nn.Module, memory_format: torch.memory_format, *, fused: bool, amp: bool) -> None:
+    """Gives a model, in place, the kernels that its device trains fastest with; a line of the log says which.
+
+    Args:
+        model: on the device that it is trained on.
+        memory_format: of its weights, and so of its maps.
+        fused: whether convolutions may take in norms, residuals and activations, as `fuse_convolutions`
+            does: on the CPU and in float32 alone.
+        amp: whether it is trained under autocast.
+    """
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    fuse_frozen_norms(model)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    fused = fused and on_cpu and not amp and memory_format == torch.channels_last
+    if fused:
+        fuse_convolutions(model)
+    elif on_cpu and amp:
+        depthwise_in_float32(model)
+    how = ", norms and activations inside the convolutions" if fused else ""
+    logger.info(f"Trains in memory format {str(memory_format).removeprefix('torch.')}{how}")
 
 
 def fuse_frozen_norms(model: nn.Module) -> None:
@@ -56,6 +83,8 @@ def _frozen_norm(module: Any, x: Tensor) -> Tensor:
 
 
 class _FusedFrozenBatchNorm2d(FrozenBatchNorm2d):
+    plain_class = FrozenBatchNorm2d
+
     def forward(self, x: Tensor) -> Tensor:
         return _frozen_norm(self, x)
 
@@ -77,7 +106,7 @@ class _InFloat32(nn.Conv2d):
 # Classes of their own, and not hooks or new attributes, so that copies of a model are whole.
 @functools.cache
 def _with_act(cls: type[nn.Module]) -> type[nn.Module]:
-    return type(cls.__name__, (_Act, cls), {"__module__": __name__})
+    return type(cls.__name__, (_Act, cls), {"__module__": __name__, "plain_class": cls})
 
 
 @functools.cache
@@ -85,5 +114,5 @@ def _in_float32(cls: type[nn.Module]) -> type[nn.Module]:
     return (
         cls
         if issubclass(cls, _InFloat32)
-        else type(cls.__name__, (_InFloat32, cls), {"__module__": __name__})
+        else type(cls.__name__, (_InFloat32, cls), {"__module__": __name__, "plain_class": cls})
     )

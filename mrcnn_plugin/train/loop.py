@@ -24,7 +24,7 @@ from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer, check_weights
 from mrcnn_plugin.config import Results, RunConfig
-from mrcnn_plugin.config.run_config import MEMORY_FORMATS
+from mrcnn_plugin.config.run_config import memory_format_of
 from mrcnn_plugin.config.saving import saved_keys
 from mrcnn_plugin.config.training_keys import EMA_SUFFIX
 from mrcnn_plugin.data import ResumableLoader
@@ -37,7 +37,7 @@ from .evaluate import evaluate
 from .evaluation_hooks import BestCheckpointer, EarlyStopping, Evaluation, StopEarly, UnknownMetric
 from .failures import explained
 from .hooks import InterruptCheckpointer, ProgressBar, StepSeed, StopSignals
-from .kernels import depthwise_in_float32, fuse_frozen_norms
+from .kernels import use_kernels
 from .model_checks import check_anchors, check_frozen_norms, check_scheduler
 from .run_folder import cut_metrics
 from .trackers import tracker_writers
@@ -61,10 +61,12 @@ def _trainer(config: RunConfig, model: nn.Module) -> Trainer:
     elif config.amp:
         # bfloat16 has the range of float32, so that gradients need no scaling.
         options["precision"] = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    model.to(memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
-    fuse_frozen_norms(model)
-    if config.amp and config.device == "cpu":
-        depthwise_in_float32(model)
+    use_kernels(
+        model,
+        memory_format_of(config.memory_format, config.device),
+        fused=config.fused_convolutions,
+        amp=config.amp,
+    )
     optimizer = config.build_optimizer(model)
     loader = ResumableLoader(config.build_train_loader(), _seed(config))
     return Trainer(_distributed(model, config), loader, optimizer, **options)

@@ -26,6 +26,7 @@ from mrcnn_plugin.errors import (
     first_line,
     storage_problem,
 )
+from mrcnn_plugin.ops.library import check_libraries
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -169,6 +170,7 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
         after SIGINT or SIGTERM.
     """
     try:
+        check_libraries()
         return launch(main, *launch_args) or 0
     except (ConfigError, DatasetError) as error:
         if os.environ.get(TRACEBACK) == "1":

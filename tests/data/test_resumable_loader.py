@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 
 from mrcnn_plugin.data import ResumableLoader, seed_generators
-from mrcnn_plugin.data.resumable_loader import _Places, _Shards, grouped_places
+from mrcnn_plugin.data.resumable_loader import _one_ahead, _Places, _Shards, grouped_places
 
 
 class Mapper:
@@ -56,6 +57,24 @@ def test_continued_is_unbroken(grouped, workers):
         assert batches(resumed, 12 - done) == unbroken[done:]
         assert resumed.batches == 12
         assert resumed.last_files == [sample["file_name"] for sample in unbroken[-1]]
+
+
+def test_a_batch_is_taken_while_the_one_before_it_is_used():
+    taken = [threading.Event() for _ in range(3)]
+
+    def source():
+        for number, event in enumerate(taken):
+            event.set()
+            yield [{"number": number}]
+        raise OSError("a worker ended")
+
+    stream = _one_ahead(source())
+    assert next(stream) == [{"number": 0}]
+    assert taken[1].wait(10)
+    assert not taken[2].wait(0.05)
+    assert [next(stream)[0]["number"] for _ in range(2)] == [1, 2]
+    with pytest.raises(OSError, match="a worker ended"):
+        next(stream)
 
 
 def test_grouped_batches_do_not_depend_on_the_number_of_workers():

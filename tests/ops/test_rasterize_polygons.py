@@ -71,6 +71,9 @@ def test_far_coordinates_and_bad_boxes():
     far = [-1e12, -1e12, 4.0, -1e12, 4.0, 1e12, -1e12, 1e12]
     mask = rasterize_polygons([[far]], BOX, 8)[0]
     assert torch.equal(mask, torch.arange(8).expand(8, 8) < 4)
+    # A steep edge of 2^32 steps, which is in the middle of the mask at the 2^31st: so says its column there.
+    steep = [0.0, -1e12, 8.0, 1e12, 1e12, 1e12, 1e12, -1e12]
+    assert torch.equal(rasterize_polygons([[steep]], BOX, 8)[0], torch.arange(8).expand(8, 8) >= 4)
     odd = torch.tensor([[math.nan, 0, 8, 8], [0, 0, math.inf, 8], [-3e38, 0, 3e38, 8], [8, 8, 0, 0.0]])
     masks = rasterize_polygons([[SQUARE]] * 4, odd, 8)
     assert not masks[:3].any()

@@ -49,6 +49,8 @@ def test_bad_boxes(boxes, message):
         (FEATURES, {"spatial_scale": 0.0}, r"scales\[0\] must be positive"),
         (FEATURES, {"spatial_scale": math.nan}, r"scales\[0\] must be positive"),
         (FEATURES, {"mode": "sum"}, "mode must be one of"),
+        # The work goes with it: any larger one would not end.
+        (FEATURES, {"sampling_ratio": 4097}, "sampling_ratio must be at most 4096"),
         (FEATURES[:, :, :0], {}, "1 <= H, W"),
     ],
 )

@@ -38,6 +38,19 @@ def test_eight_threads_at_once_get_what_one_gets():
             assert all(map(same, results, alone))
 
 
+def test_one_two_and_seven_threads_give_the_same_bits():
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 7):
+            torch.set_num_threads(count)
+            results.append(every_op(5))
+    finally:
+        torch.set_num_threads(before)
+    assert same(results[0], results[1])
+    assert same(results[0], results[2])
+
+
 FORK = """
 import os, sys
 sys.path.insert(0, {tests!r})

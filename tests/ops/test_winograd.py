@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcnn_plugin.ops import reference, winograd, winograd_conv2d, winograd_weight
+from mrcnn_plugin.ops import (
+    reference,
+    winograd,
+    winograd_conv2d,
+    winograd_filter,
+    winograd_weight,
+    winograd_weight_gradient,
+)
 
 LAST = torch.channels_last
 
@@ -68,6 +75,16 @@ def test_parts_of_the_tiles(monkeypatch):
     torch.testing.assert_close(winograd_conv2d(x, transformed, bias), whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("first", "count"), [(2**63 - 1, 1), (1, 2**63 - 1), (-1, 1), (0, -1), (0, 5)])
+def test_tiles_behind_the_map_are_refused(first, count):
+    x, _, bias = inputs(1, 16, 16, 8, 8)
+    with pytest.raises(RuntimeError, match="are not among the map's 4"):
+        torch.ops.mrcnn_plugin.winograd_input(x, first, count)
+    if count == 1:
+        with pytest.raises(RuntimeError, match="are not among the map's 4"):
+            torch.ops.mrcnn_plugin.winograd_output(x, torch.zeros(36, 1, 16), bias, first, False, True)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_residual_is_overwritten_only_on_request(overwrite):
     x, weight, bias = inputs(1, 16, 16, 8, 8)
@@ -110,3 +127,54 @@ def test_other_errors():
         torch.ops.mrcnn_plugin.winograd_input(x.contiguous(), 0, 1)
     with pytest.raises(RuntimeError, match="not among the map's 6"):
         torch.ops.mrcnn_plugin.winograd_input(x, 4, 3)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("flip", [False, True])
+def test_filters_in_float32(flip):
+    weight = inputs(1, 48, 20, 1, 1)[1]
+    result = winograd_filter(weight, flip=flip)
+    expected = winograd_weight((weight.flip(2, 3) if flip else weight).double()).transpose(1, 2)
+    torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
+
+
+@given(
+    images=st.integers(0, 2),
+    channels=st.sampled_from([(16, 16), (32, 48)]),
+    height=st.integers(1, 11),
+    width=st.integers(1, 11),
+    seed=st.integers(0, 99),
+)
+def test_gradients_equal_the_convolutions(images, channels, height, width, seed):
+    x, weight, _ = inputs(images, *channels, height, width, seed)
+    exact = x.double().requires_grad_(), weight.double().requires_grad_()
+    output = F.conv2d(*exact, padding=1)
+    grad = inputs(images, channels[1], 16, height, width, seed + 1)[0]
+    expected = torch.autograd.grad(output, exact, grad.double())
+    of_input = winograd_conv2d(grad, winograd_filter(weight, flip=True))
+    torch.testing.assert_close(of_input.double(), expected[0], atol=3e-5, rtol=0)
+    of_weight = winograd_weight_gradient(x, grad)
+    assert of_weight.is_contiguous(memory_format=LAST)
+    torch.testing.assert_close(of_weight.double(), expected[1], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(reference.winograd.weight_gradient(x, grad), of_weight, atol=1e-4, rtol=1e-5)
+
+
+def test_the_weights_gradient_by_parts_of_the_tiles(monkeypatch):
+    x, grad = inputs(3, 16, 16, 20, 24)[0], inputs(3, 16, 16, 20, 24, seed=1)[0]
+    whole = winograd_weight_gradient(x, grad)
+    monkeypatch.setattr(winograd, "_GRADIENT_PART", 36 * 16 * 9)
+    torch.testing.assert_close(winograd_weight_gradient(x, grad), whole, atol=1e-4, rtol=1e-5)
+
+
+def test_opcheck_of_the_gradients():
+    x, weight, _ = inputs(1, 16, 16, 6, 9)
+    ops = torch.ops.mrcnn_plugin
+    torch.library.opcheck(ops.winograd_gradient, (x, 0, 6))
+    torch.library.opcheck(ops.winograd_filter, (weight.contiguous(memory_format=LAST), True))
+    torch.library.opcheck(ops.winograd_filter_backward, (torch.randn(36, 8, 16),))
+    with pytest.raises(RuntimeError, match="are not among the map's 6"):
+        ops.winograd_gradient(x, 3, 4)
+    with pytest.raises(RuntimeError, match=r"weight must have shape \(C', C, 3, 3\)"):
+        ops.winograd_filter(x, False)
+    with pytest.raises(RuntimeError, match=r"products must have shape \(36, C', C\)"):
+        ops.winograd_filter_backward(torch.randn(36, 8, 17))

@@ -96,7 +96,7 @@ def test_a_step_in_channels_last_with_fused_norms():
         assert error <= 5e-3 * expected.gradients[name].norm() + 1e-6, name
 
 
-@pytest.mark.parametrize("value", ["channels_last", "contiguous", "nhwc"])
+@pytest.mark.parametrize("value", ["auto", "channels_last", "contiguous", "nhwc"])
 def test_the_key_of_both_kinds_of_config(tmp_path, value):
     yaml = tmp_path / "config.yaml"
     yaml.write_text("VERSION: 2\n")
@@ -108,7 +108,7 @@ def test_the_key_of_both_kinds_of_config(tmp_path, value):
         if value == "nhwc":
             key = override.partition("=")[0]
             with pytest.raises(
-                ConfigError, match=rf"{key} must be 'contiguous' or 'channels_last', got 'nhwc'"
+                ConfigError, match=rf"{key} must be 'auto', 'contiguous' or 'channels_last', got 'nhwc'"
             ):
                 load_config(file, [override])
         else:

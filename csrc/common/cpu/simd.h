@@ -28,6 +28,28 @@ MRCNN_INLINE void write(V from, T* to) {
   __builtin_memcpy(to, &from, sizeof(V));
 }
 
+// Lane i of the result is number index[i] of the lanes of `low`, then those of `high`.
+template <typename V, typename Indices>
+MRCNN_INLINE V shuffle(V low, V high, Indices index) {
+#if defined(__clang__)
+  constexpr int kLanes = sizeof(V) / sizeof(low[0]);
+  V result = {};
+  for (int i = 0; i < kLanes; ++i) result[i] = index[i] < kLanes ? low[index[i]] : high[index[i] - kLanes];
+  return result;
+#else
+  return __builtin_shuffle(low, high, index);
+#endif
+}
+
+template <typename V, typename Indices>
+MRCNN_INLINE V shuffle(V from, Indices index) {
+#if defined(__clang__)
+  return shuffle(from, from, index);
+#else
+  return __builtin_shuffle(from, index);
+#endif
+}
+
 }  // namespace MRCNN_SIMD
 }  // namespace
 }  // namespace mrcnn_plugin

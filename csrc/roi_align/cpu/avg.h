@@ -199,6 +199,8 @@ void tile_backward_nchw(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& pla
   }
 }
 
+// Sums in float32 and double are made where they stay: a tile of all channels is one run of memory, which is
+// written once. Those of narrower types are rounded at the end.
 template <typename T, typename Box>
 void tile_backward_nhwc(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& plans, const T* grad_output,
                         const MapView<T>& map, const GradTile& tile, std::vector<Accumulator<T>>& memory) {
@@ -206,10 +208,16 @@ void tile_backward_nhwc(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& pla
   const int64_t bins = call.arguments.pooled_height * call.arguments.pooled_width;
   const int64_t row_size = map.width * tile.channels;
   const int64_t terms = std::max(call.arguments.pooled_height, call.arguments.pooled_width);
-  memory.resize(row_size * tile.rows + nhwc_scratch(call.arguments.pooled_width, terms, tile.channels));
+  const bool in_place = std::is_same_v<T, A> && tile.channels == call.channels;
+  const int64_t kept = in_place ? 0 : row_size * tile.rows;
+  memory.resize(kept + nhwc_scratch(call.arguments.pooled_width, terms, tile.channels));
   A* pixels = memory.data();
-  A* scratch = pixels + row_size * tile.rows;
-  std::fill(pixels, scratch, A(0));
+  A* scratch = pixels + kept;
+  T* first = map.data + tile.batch * map.batch_stride + tile.row * map.row_stride + tile.channel;
+  if constexpr (std::is_same_v<T, A>) {
+    if (in_place) pixels = first;
+  }
+  std::fill(pixels, pixels + row_size * tile.rows, A(0));
   const RoIRange rois = rois_of(call.places, tile.level, tile.batch);
   for (int64_t i = rois.begin; i < rois.end; ++i) {
     const RoIPlan<A>& plan = plans[i];
@@ -220,11 +228,10 @@ void tile_backward_nhwc(const CpuRoIAlignCall<T, Box>& call, const Plans<T>& pla
                                    call.channels, tile.channels, plan, row, scratch, to);
     }
   }
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    T* to = map.data + tile.batch * map.batch_stride + (tile.row + row) * map.row_stride + tile.channel;
+  for (int64_t row = 0; row < tile.rows && !in_place; ++row) {
     for (int64_t x = 0; x < map.width; ++x) {
       call.kernels.store(pixels + row * row_size + x * tile.channels, tile.channels,
-                         to + x * map.pixel_stride);
+                         first + row * map.row_stride + x * map.pixel_stride);
     }
   }
 }
@@ -236,7 +243,10 @@ void average_backward(const CpuRoIAlignCall<T, Box>& call, const T* grad_output,
   using A = Accumulator<T>;
   const Plans<T> plans(call, maps, 0, int64_t(call.places.size()));
   constexpr int64_t kTile = 64 * 1024;
-  const int64_t block = call.channels_last ? 64 : 4;
+  // A row of all channels is a run of memory; each is summed up on its own, so that one costs no more than
+  // many.
+  const int64_t all = call.channels;
+  const int64_t block = call.channels_last ? (std::is_same_v<T, A> ? all : 64) : 4;
   const std::vector<GradTile> tiles = grad_tiles(maps, call.batch_size, call.channels, block, kTile);
   const auto no_memory = [](int64_t) { return std::vector<A>(); };
   parallel_tasks(int64_t(tiles.size()), no_memory, [&](std::vector<A>& memory, int64_t task) {

@@ -86,8 +86,11 @@ std::vector<int64_t> sizes_of(const Tensor& map) {
 template <typename T>
 MapView<T> view(const Tensor& map) {
   T* data = static_cast<T*>(map.data_ptr());
-  T* end = data + 1;
-  for (int64_t axis = 0; axis < 4; ++axis) end += (map.size(axis) - 1) * map.stride(axis);
+  T* end = data;
+  if (map.numel() > 0) {
+    ++end;
+    for (int64_t axis = 0; axis < 4; ++axis) end += (map.size(axis) - 1) * map.stride(axis);
+  }
   return {data, end, map.stride(0), map.stride(1), map.stride(2), map.stride(3), map.size(2), map.size(3)};
 }
 

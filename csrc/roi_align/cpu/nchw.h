@@ -25,7 +25,7 @@ MRCNN_INLINE void apply_shuffles(const Shuffles<A>& shuffles, const A* from, A* 
     const Vector<A> high = load(from + segment.offset + R::kLanes);
     for (int32_t tap = 0; tap < segment.taps; ++tap) {
       const Vector<A> share = load(weight);
-      const Vector<A> part = __builtin_shuffle(low, high, read_as<typename R::Indices>(index)) * share;
+      const Vector<A> part = shuffle(low, high, read_as<typename R::Indices>(index)) * share;
       sum += segment.partial ? (share != A(0) ? part : Vector<A>{}) : part;
       index += R::kLanes;
       weight += R::kLanes;
@@ -104,8 +104,7 @@ MRCNN_INLINE void pool_narrow(const RoIPlan<A>& plan, const T* window, int64_t r
     for (int32_t tap = 0; tap < taps; ++tap) {
       const auto index = read_as<typename R::Indices>(indices + tap * R::kLanes);
       const Vector<A> weight = load(weights + tap * R::kLanes);
-      sum +=
-          (N == 1 ? __builtin_shuffle(rows[0], index) : __builtin_shuffle(rows[0], rows[1], index)) * weight;
+      sum += (N == 1 ? shuffle(rows[0], index) : shuffle(rows[0], rows[1], index)) * weight;
     }
     store(sum, bins + row * width);
   }

@@ -45,6 +45,14 @@ MRCNN_INLINE void sum_channels(const S* from, const int64_t* offsets, const Accu
   }
 }
 
+// The offsets of runs, behind the averaged runs in a thread's memory; nhwc_scratch() leaves room to align
+// them.
+template <typename A>
+MRCNN_INLINE int64_t* offsets_behind(A* averaged) {
+  constexpr uintptr_t kAlign = alignof(int64_t);
+  return reinterpret_cast<int64_t*>((reinterpret_cast<uintptr_t>(averaged) + kAlign - 1) / kAlign * kAlign);
+}
+
 template <typename T>
 void pool_nhwc(const T* window, int64_t row_stride, int64_t pixel_stride, int64_t channels,
                const RoIPlan<Accumulator<T>>& plan, Accumulator<T>* scratch, T* pooled,
@@ -53,7 +61,7 @@ void pool_nhwc(const T* window, int64_t row_stride, int64_t pixel_stride, int64_
   const BandMatrix<A>& rows = plan.y.gather;
   const BandMatrix<A>& columns = plan.x.gather;
   A* averaged = scratch;
-  int64_t* offsets = reinterpret_cast<int64_t*>(scratch + plan.x.extent * channels);
+  int64_t* offsets = offsets_behind(scratch + plan.x.extent * channels);
   for (int32_t bin_y = 0; bin_y < rows.rows; ++bin_y) {
     const int32_t begin = rows.start[bin_y];
     const int32_t terms = rows.start[bin_y + 1] - begin;
@@ -85,7 +93,7 @@ void spread_nhwc_row(const T* pooled_grad, int64_t pooled_stride, int64_t channe
   if (terms == 0) return;
   const int64_t width = rows.columns > 0 ? plan.x.gather.rows : 0;
   A* averaged = scratch;
-  int64_t* offsets = reinterpret_cast<int64_t*>(scratch + width * channels);
+  int64_t* offsets = offsets_behind(scratch + width * channels);
   for (int32_t i = 0; i < terms; ++i) offsets[i] = rows.column[begin + i] * width * pooled_stride;
   for (int64_t bin_x = 0; bin_x < width; ++bin_x) {
     sum_channels<false>(pooled_grad + bin_x * pooled_stride, offsets, rows.weight + begin, terms, channels,

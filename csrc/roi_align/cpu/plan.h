@@ -143,7 +143,7 @@ class PlanBuilder {
   RoIPlan<A> build(const Box* boxes, const RoIPlace& place, const LevelShape& shape) {
     const Box* roi = boxes + 5 * place.index;
     const double scale = arguments_.scales[place.level];
-    RoIPlan<A> plan{place.index, place.batch, place.level, {}, {}};
+    RoIPlan<A> plan{place.index, place.batch, place.level, {}, {}, {}, {}};
     plan.y = build_axis(roi_axis(roi[2], roi[4], scale, arguments_.pooled_height, arguments_.sampling_ratio,
                                  arguments_.aligned),
                         arguments_.pooled_height, shape.height);

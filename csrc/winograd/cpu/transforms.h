@@ -34,6 +34,37 @@ inline __attribute__((always_inline)) void combine_row(const Lanes* m, Lanes* y)
   y[3] = difference + 0.125f * m[3] - 8.0f * m[4] + m[5];
 }
 
+// A, the transpose of what combine_row does: row i are the powers 0 to 3 of the i-th point.
+inline __attribute__((always_inline)) void spread_row(const Lanes* y, Lanes* t) {
+  const Lanes even = y[0] + y[2], odd = y[1] + y[3];
+  t[0] = y[0];
+  t[1] = even + odd;
+  t[2] = even - odd;
+  t[3] = y[0] + 0.5f * y[1] + 0.25f * y[2] + 0.125f * y[3];
+  t[4] = y[0] - 2.0f * y[1] + 4.0f * y[2] - 8.0f * y[3];
+  t[5] = y[3];
+}
+
+// G: row i are the powers 0 to 2 of the i-th point, over the product of its distances from the others.
+inline __attribute__((always_inline)) void transform_weight_row(const Lanes* w, Lanes* t) {
+  const Lanes third = (w[0] + w[2]) * (1.0f / 3);
+  t[0] = w[0];
+  t[1] = third + w[1] * (1.0f / 3);
+  t[2] = w[1] * (1.0f / 3) - third;
+  t[3] = (w[0] + 0.5f * w[1] + 0.25f * w[2]) * (-16.0f / 15);
+  t[4] = (w[0] - 2.0f * w[1] + 4.0f * w[2]) * (1.0f / 15);
+  t[5] = w[2];
+}
+
+// G^T.
+inline __attribute__((always_inline)) void combine_weight_row(const Lanes* m, Lanes* w) {
+  const Lanes sum = (m[1] + m[2]) * (1.0f / 3), difference = (m[1] - m[2]) * (1.0f / 3);
+  const Lanes half = m[3] * (-16.0f / 15), two = m[4] * (1.0f / 15);
+  w[0] = m[0] + difference + half + two;
+  w[1] = sum + 0.5f * half - 2.0f * two;
+  w[2] = difference + 0.25f * half + 4.0f * two + m[5];
+}
+
 // The 36 pixels of a tile, each of `channels` numbers, to 36 rows that are `stride` apart.
 void transform_tile(const float* const* pixels, int64_t channels, float* out, int64_t stride) {
   for (int64_t c = 0; c < channels; c += kLanes) {
@@ -75,6 +106,62 @@ void combine_tile(const float* products, int64_t stride, const float* bias, int6
         if (relu) value = value > 0.0f ? value : Lanes{};
         store(pixel + c, value);
       }
+    }
+  }
+}
+
+// The gradients of a tile's 4x4 pixels, each of `channels` numbers, to 36 rows that are `stride` apart.
+void spread_tile(const float* const* pixels, int64_t channels, float* out, int64_t stride) {
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    Lanes rows[6][4];
+    for (int i = 0; i < 4; ++i) {
+      Lanes y[4], t[6];
+      for (int j = 0; j < 4; ++j) y[j] = load(pixels[4 * i + j] + c);
+      spread_row(y, t);
+      for (int j = 0; j < 6; ++j) rows[j][i] = t[j];
+    }
+    for (int j = 0; j < 6; ++j) {
+      Lanes t[6];
+      spread_row(rows[j], t);
+      for (int i = 0; i < 6; ++i) store(out + (6 * i + j) * stride + c, t[i]);
+    }
+  }
+}
+
+// A filter's 3x3 rows of `channels` weights, row after row and backwards if `flip`, to 36 that are `stride`
+// apart.
+void transform_filter(const float* weight, int64_t channels, bool flip, float* out, int64_t stride) {
+  const int64_t first = flip ? 8 * channels : 0, step = flip ? -channels : channels;
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    Lanes rows[6][3];
+    for (int i = 0; i < 3; ++i) {
+      Lanes w[3], t[6];
+      for (int j = 0; j < 3; ++j) w[j] = load(weight + first + (3 * i + j) * step + c);
+      transform_weight_row(w, t);
+      for (int j = 0; j < 6; ++j) rows[j][i] = t[j];
+    }
+    for (int j = 0; j < 6; ++j) {
+      Lanes t[6];
+      transform_weight_row(rows[j], t);
+      for (int i = 0; i < 6; ++i) store(out + (6 * i + j) * stride + c, t[i]);
+    }
+  }
+}
+
+// The transpose of transform_filter.
+void combine_filter(const float* products, int64_t stride, int64_t channels, float* weight) {
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    Lanes rows[3][6];
+    for (int j = 0; j < 6; ++j) {
+      Lanes m[6], w[3];
+      for (int i = 0; i < 6; ++i) m[i] = load(products + (6 * i + j) * stride + c);
+      combine_weight_row(m, w);
+      for (int i = 0; i < 3; ++i) rows[i][j] = w[i];
+    }
+    for (int i = 0; i < 3; ++i) {
+      Lanes w[3];
+      combine_weight_row(rows[i], w);
+      for (int j = 0; j < 3; ++j) store(weight + (3 * i + j) * channels + c, w[j]);
     }
   }
 }

@@ -1,5 +1,5 @@
-// winograd_input and winograd_output on the CPU: what comes before and after the matrix products of a 3x3
-// convolution by F(4x4, 3x3), for maps that lie channels last.
+// What comes before and after the matrix products of a 3x3 convolution by F(4x4, 3x3), and of its gradients,
+// on the CPU, for maps and weights that lie channels last.
 //
 // The points are 0, 1, -1, 1/2, -2 and infinity. With the customary 2 instead of 1/2, errors are three times
 // as large (Barabasz et al., arXiv 1803.10986, on the choice of points).
@@ -59,11 +59,16 @@ void check_map(const Tensor& map, const char* name) {
   STD_TORCH_CHECK(dense, name, " must be contiguous in memory format channels_last");
 }
 
+// Sums of `first` and `count` may overflow.
+void check_tiles(const Tiles& tiles, int64_t first, int64_t count) {
+  STD_TORCH_CHECK(0 <= first && 0 <= count && first <= tiles.count && count <= tiles.count - first, count,
+                  " tiles from ", first, " on are not among the map's ", tiles.count);
+}
+
 Tensor winograd_input(Tensor input, int64_t first, int64_t count) {
   check_map(input, "input");
   const Tiles tiles(input);
-  STD_TORCH_CHECK(0 <= first && 0 <= count && first + count <= tiles.count, "tiles ", first, " to ",
-                  first + count, " are not among the map's ", tiles.count);
+  check_tiles(tiles, first, count);
   const auto transform = MRCNN_FOR_LEVEL(simd_level(), transform_tile);
   Tensor out = torch::stable::new_empty(input, {36, count, tiles.channels}, ScalarType::Float);
   const float* data = input.const_data_ptr<float>();
@@ -93,8 +98,7 @@ void winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias,
                   "products must have shape (36, tiles, ", tiles.channels, ")");
   STD_TORCH_CHECK(products.scalar_type() == ScalarType::Float, "products must be float32");
   const int64_t count = products.size(1);
-  STD_TORCH_CHECK(0 <= first && first + count <= tiles.count, "tiles ", first, " to ", first + count,
-                  " are not among the map's ", tiles.count);
+  check_tiles(tiles, first, count);
   const Tensor rows = torch::stable::contiguous(products);
   const float* bias_data = nullptr;
   if (bias.has_value()) {
@@ -121,11 +125,75 @@ void winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias,
   });
 }
 
+Tensor winograd_gradient(Tensor grad, int64_t first, int64_t count) {
+  check_map(grad, "grad");
+  const Tiles tiles(grad);
+  STD_TORCH_CHECK(0 <= first && 0 <= count && first + count <= tiles.count, "tiles ", first, " to ",
+                  first + count, " are not among the map's ", tiles.count);
+  const auto spread = MRCNN_FOR_LEVEL(simd_level(), spread_tile);
+  Tensor out = torch::stable::new_empty(grad, {36, count, tiles.channels}, ScalarType::Float);
+  const float* data = grad.const_data_ptr<float>();
+  float* out_data = out.mutable_data_ptr<float>();
+  const std::vector<float> zeros(tiles.channels, 0.0f);
+  torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
+    const float* pixels[16];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = tiles.image(first + i);
+      const int64_t top = tiles.top(first + i), left = tiles.left(first + i);
+      for (int64_t p = 0; p < 16; ++p) {
+        const int64_t y = top + p / 4, x = left + p % 4;
+        pixels[p] = tiles.holds(y, x) ? data + tiles.offset(image, y, x) : zeros.data();
+      }
+      spread(pixels, tiles.channels, out_data + i * tiles.channels, count * tiles.channels);
+    }
+  });
+  return out;
+}
+
+Tensor winograd_filter(Tensor weight, bool flip) {
+  check_map(weight, "weight");
+  STD_TORCH_CHECK(weight.size(2) == 3 && weight.size(3) == 3, "weight must have shape (C', C, 3, 3)");
+  const int64_t filters = weight.size(0), channels = weight.size(1);
+  const auto transform = MRCNN_FOR_LEVEL(simd_level(), transform_filter);
+  Tensor out = torch::stable::new_empty(weight, {36, filters, channels}, ScalarType::Float);
+  const float* data = weight.const_data_ptr<float>();
+  float* out_data = out.mutable_data_ptr<float>();
+  torch::stable::parallel_for(0, filters, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      transform(data + 9 * i * channels, channels, flip, out_data + i * channels, filters * channels);
+    }
+  });
+  return out;
+}
+
+Tensor winograd_filter_backward(Tensor products) {
+  STD_TORCH_CHECK(products.dim() == 3 && products.size(0) == 36 && products.size(2) % kChannelMultiple == 0,
+                  "products must have shape (36, C', C), C a multiple of 16");
+  STD_TORCH_CHECK(products.scalar_type() == ScalarType::Float, "products must be float32");
+  const int64_t filters = products.size(1), channels = products.size(2);
+  const auto combine = MRCNN_FOR_LEVEL(simd_level(), combine_filter);
+  const Tensor rows = torch::stable::contiguous(products);
+  Tensor grad =
+      torch::stable::empty({filters, channels, 3, 3}, ScalarType::Float, std::nullopt, products.device(),
+                           std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
+  const float* data = rows.const_data_ptr<float>();
+  float* grad_data = grad.mutable_data_ptr<float>();
+  torch::stable::parallel_for(0, filters, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      combine(data + i * channels, filters * channels, channels, grad_data + 9 * i * channels);
+    }
+  });
+  return grad;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
   m.impl("winograd_input", TORCH_BOX(&winograd_input));
   m.impl("winograd_output", TORCH_BOX(&winograd_output));
+  m.impl("winograd_gradient", TORCH_BOX(&winograd_gradient));
+  m.impl("winograd_filter", TORCH_BOX(&winograd_filter));
+  m.impl("winograd_filter_backward", TORCH_BOX(&winograd_filter_backward));
 }
 
 }  // namespace mrcnn_plugin

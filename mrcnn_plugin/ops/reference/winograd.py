@@ -55,14 +55,32 @@ def transform_weight(weight: Tensor) -> Tensor:
     return (both @ columns.flatten(1)).view(36, *columns.shape[1:]).to(weight.dtype)
 
 
-def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
-    """See `mrcnn_plugin.ops.winograd_conv2d`."""
+def transform_input(input: Tensor) -> Tensor:
+    """(N, C, H, W) -> (6, 6, N, rows, columns, C): B^T d B of each tile."""
     height, width = input.shape[2:]
-    b, a = input_matrix().to(input), output_matrix().to(input)
+    b = input_matrix().to(input)
     # A pixel of padding, and on the right and at the bottom whole tiles.
     padded = F.pad(input, (1, 1 + -width % 4, 1, 1 + -height % 4))
     tiles = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # (N, C, rows, columns, 6, 6)
-    transformed = torch.einsum("ia,ncyxab,jb->ijnyxc", b, tiles, b)
+    return torch.einsum("ia,ncyxab,jb->ijnyxc", b, tiles, b)
+
+
+def weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
+    """See `mrcnn_plugin.ops.winograd_weight_gradient`."""
+    height, width = input.shape[2:]
+    a, g = output_matrix().to(input), weight_matrix().to(input)
+    tiles = F.pad(grad, (0, -width % 4, 0, -height % 4)).unfold(2, 4, 4).unfold(3, 4, 4)
+    spread = torch.einsum("ai,noyxab,bj->ijnyxo", a, tiles, a)
+    products = torch.einsum("ijnyxo,ijnyxc->ijoc", spread, transform_input(input))
+    weight = torch.einsum("ia,ijoc,jb->ocab", g, products, g)
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+    """See `mrcnn_plugin.ops.winograd_conv2d`."""
+    height, width = input.shape[2:]
+    a = output_matrix().to(input)
+    transformed = transform_input(input)
     products = torch.einsum("ijnyxc,ijco->ijnyxo", transformed, weight.unflatten(0, (6, 6)))
     pixels = torch.einsum("ai,ijnyxo,bj->noyaxb", a, products, a).flatten(2, 3).flatten(3, 4)
     result = pixels[:, :, :height, :width]
