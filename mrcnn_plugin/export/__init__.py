@@ -17,6 +17,7 @@ from .heads import (
 )
 from .pooling import check_pooler, pool
 from .program import trace
+from .sizes import ceil_div, computed
 
 __all__ = [
     "CascadeHeads",
@@ -24,8 +25,10 @@ __all__ = [
     "Detections",
     "Res5Heads",
     "StandardHeads",
+    "ceil_div",
     "check_mask_head",
     "check_pooler",
+    "computed",
     "heads_graph",
     "load",
     "mask_probabilities",

@@ -25,7 +25,7 @@ from mrcnn_plugin.config import RunConfig
 from mrcnn_plugin.data import metadata_fields
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.ops import library
-from mrcnn_plugin.predict import Predictor, build_predictor, find_inputs, run_files
+from mrcnn_plugin.predict import CHECKPOINTS, Predictor, build_predictor, find_inputs, named_files
 from mrcnn_plugin.runtime import FORMATS, ExportedModel, ModelDescription, load
 
 from .formats import WRITERS
@@ -35,6 +35,8 @@ from .precision import LowerPrecision, requested_precision
 from .precision import add_arguments as add_precision_arguments
 from .program import trace
 from .resize import ShortestEdge
+from .stages import first_stage
+from .tensorrt import check_file
 
 _MASKS = ("probabilities", "pasted")
 
@@ -50,8 +52,16 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", metavar="FOLDER", help="a run folder of train_net.py, for config and weights"
     )
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="final", help="which weights of --run; default: final"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="LazyConfig (.py) or YAML file, or a zoo name")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the run's, or the config's)")
+    parser.add_argument(
+        "--trust-run",
+        action="store_true",
+        help="let a run folder's config run code that it names; only for folders that you trust as a program",
+    )
     parser.add_argument("--format", required=True, choices=list(WRITERS))
     endings = ", ".join(f"{name}: {ending}" for name, (ending, _) in FORMATS.items())
     parser.add_argument("--output", required=True, metavar="PATH", help=f"the file to write ({endings})")
@@ -74,6 +84,11 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--score-threshold", type=float, default=0.05, metavar="S", help="least score; default 0.05"
+    )
+    parser.add_argument(
+        "--check-tensorrt",
+        action="store_true",
+        help="list what of an ONNX file TensorRT's documents say that it does not take; TensorRT is not run",
     )
     parser.add_argument(
         "--images", nargs="*", default=[], metavar="IMAGE", help="to compare on (default: drawn)"
@@ -101,15 +116,18 @@ def main(args: argparse.Namespace) -> int:
         )
     silence_warnings()
     output = _checked_output(args.output, args.format)
+    if args.check_tensorrt and args.format != "onnx":
+        raise ConfigError(f"--check-tensorrt reads ONNX files, got --format {args.format}")
     size = _image_size(args.image_size)
     pictures = _pictures(args.images, size)
-    config_file, weights = run_files(args.run) if args.run else (args.config_file, "")
+    config_file, weights = named_files(args.run, args.checkpoint, args.config_file, args.weights)
     predictor = build_predictor(
         config_file,
-        args.weights or weights,
+        weights,
         threshold=args.score_threshold,
         device="cpu",
         opts=args.opts,
+        trusted=args.trust_run,
         # Its layers are written for PyTorch; runtimes fuse those of the plain model themselves.
         optimized=False,
     )
@@ -138,13 +156,23 @@ def main(args: argparse.Namespace) -> int:
         print(f"writing {args.format}", flush=True)
         WRITERS[args.format](program, description, part)
         exported, original = load(part), OriginalModel(predictor.model, description)
-        if not _report(original, exported, pictures, args.format):
+        parity = _report(original, exported, pictures, args.format)
+        if parity.first:
+            print("exporting anew with every stage as an output, to find the first that differs", flush=True)
+            image = dict(pictures)[parity.picture]
+            stage = first_stage(graph, description, args.format, image, size=size)
+            print(f"the first stage that differs: {stage}")
             return 1
         if lower is not None and not _lowered(lower, part, original, pictures):
             return 1
         for file in Path(folder).iterdir():
             os.replace(file, output.parent / file.name)
     print(f"written: {output}")
+    if args.check_tensorrt:
+        problems = check_file(output)
+        print(
+            f"by its documents, TensorRT takes the file{', but for' * bool(problems)}", *problems, sep="\n  "
+        )
     return 0
 
 
@@ -259,20 +287,20 @@ def _describe(
 
 
 def _report(
-    original: ExportedModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]], format: str
-) -> bool:
-    """Prints what differs and how long both take; whether they agree."""
+    original: OriginalModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]], format: str
+) -> Parity:
+    """Prints what differs and how long both take."""
     parity = _compared(original, exported, pictures)
     if not parity.detections:
         print("  nothing was detected, so nothing was compared: give pictures with --images")
     _print_seconds({"PyTorch": original, format: exported}, pictures[0][1])
     if parity.first:
         print(f"the first difference: {parity.first}")
-    return not parity.first
+    return parity
 
 
 def _lowered(
-    lower: LowerPrecision, file: Path, original: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]]
+    lower: LowerPrecision, file: Path, original: OriginalModel, pictures: Sequence[tuple[str, np.ndarray]]
 ) -> bool:
     """Replaces a float32 file by one of lower precision; whether there is one that is good enough."""
     float32 = load(file)
@@ -285,9 +313,9 @@ def _lowered(
 
 
 def _compared(
-    original: ExportedModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]]
+    original: OriginalModel, exported: ExportedModel, pictures: Sequence[tuple[str, np.ndarray]]
 ) -> Parity:
-    parity = compare(original, exported, pictures, Tolerance())
+    parity = compare(original, exported, pictures, Tolerance(), limit=original.limit)
     print(f"compared with the model on {len(pictures)} pictures:")
     for name, value in parity.rows():
         print(f"  {name:40}{value}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._guards
 from torch.export import ExportedProgram
 
 from mrcnn_plugin.runtime import ModelDescription
@@ -48,13 +49,17 @@ def write_openvino(program: ExportedProgram, description: ModelDescription, path
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder, "model.onnx")
         write_onnx(program, description, onnx_file)
-        convert_to_openvino(onnx_file, description, path)
+        onnx_to_openvino(onnx_file, description, path)
 
 
-def convert_to_openvino(onnx_file: Path, description: ModelDescription, path: Path) -> None:
-    """An OpenVINO model of an ONNX file."""
-    import openvino
+def onnx_to_openvino(onnx_file: Path, description: ModelDescription, path: Path) -> None:
+    """An ONNX file as `write_openvino` would have written it.
 
+    Raises:
+        ConfigError: OpenVINO is not installed.
+    """
+    with extra("the format openvino"):
+        import openvino
     # Unlike Core.read_model, it folds norms into the convolutions before them.
     model = openvino.convert_model(onnx_file)
     model.set_rt_info(description.to_json(), KEY)
@@ -65,6 +70,7 @@ def _onnx_program(program: ExportedProgram, description: ModelDescription) -> An
     with extra("ONNX"):
         from .onnx_ops import translations
 
+    _forget_pending_symbols(program)
     with any_sizes(), warnings.catch_warnings():
         # torch's exporter warns of its own use of deprecated names.
         warnings.simplefilter("ignore")
@@ -77,6 +83,17 @@ def _onnx_program(program: ExportedProgram, description: ModelDescription) -> An
             output_names=description.outputs,
             verbose=False,
         )
+
+
+def _forget_pending_symbols(program: ExportedProgram) -> None:
+    """Lets a program be decomposed again.
+
+    torch leaves symbols of sizes that the last decomposition made, and takes them for forgotten outputs.
+    """
+    values = [node.meta["val"] for node in program.graph.nodes if "val" in node.meta]
+    mode = torch._guards.detect_fake_mode(values)
+    if mode is not None and mode.shape_env is not None:
+        mode.shape_env.pending_fresh_unbacked_symbols.clear()
 
 
 #: format -> what writes it.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import GeneralizedRCNN
@@ -15,9 +13,7 @@ from mrcnn_plugin.ops import paste_masks
 from .heads import heads_graph
 from .proposals import check_proposal_generator, propose
 from .resize import ShortestEdge, resize
-
-# Of a side after resizing, in pixels.
-_LONGEST = 2**14
+from .sizes import ceil_div, computed
 
 
 class DetectionGraph(nn.Module):
@@ -66,10 +62,11 @@ class DetectionGraph(nn.Module):
             mask_scores: (K,) float32 by which masks are ranked, of a model that predicts them.
             keypoints: (K, num_keypoints, 3) float32 x, y, score, of a model with keypoints.
         """
-        x = image.permute(2, 0, 1).float()
+        # Cast first: TensorRT takes 8-bit numbers as an input and nowhere else.
+        x = image.float().permute(2, 0, 1)
         height, width = image.shape[:2]
         if self._resizing is not None:
-            height, width = map(_computed, self._resizing.size(height, width))
+            height, width = (computed(side, least=8) for side in self._resizing.size(height, width))
             x = resize(x, height, width)
         features = self._heads.prepare(self.model.backbone(self._normalize(x)))
         proposals = propose(self.model.proposal_generator, features, height, width)
@@ -93,16 +90,6 @@ class DetectionGraph(nn.Module):
         x = (x - self.model.pixel_mean) / self.model.pixel_std
         divisor = self.model.backbone.size_divisibility
         if divisor > 1:
-            x = F.pad(x, (0, -width % divisor, 0, -height % divisor))
+            rows, columns = (computed(ceil_div(side, divisor)) for side in (height, width))
+            x = F.pad(x, (0, columns * divisor - width, 0, rows * divisor - height))
         return x[None].contiguous()
-
-
-def _computed(side: int) -> int:
-    """A side as a number that is known only at run time.
-
-    Its formula, carried through the sizes of all maps, would take minutes to simplify.
-    """
-    value: Any = torch.full((), side, dtype=torch.int64).item()
-    torch._check(value >= 8)
-    torch._check(value <= _LONGEST)
-    return value

@@ -42,18 +42,21 @@ class Parity:
 
     Attributes:
         detections, matched: of the original model, and those of them that the exported one has.
-        box, score, keypoint: largest differences of matched detections.
+        box, score, mask_score, keypoint: largest differences of matched detections.
         mask_iou: least IoU of their masks.
         first: which quantity of which picture is the first beyond the tolerance; "" where none is.
+        picture: name of the picture that `first` is about.
     """
 
     detections: int = 0
     matched: int = 0
     box: float = 0.0
     score: float = 0.0
+    mask_score: float = 0.0
     keypoint: float = 0.0
     mask_iou: float = 1.0
     first: str = ""
+    picture: str = ""
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values, for a table."""
@@ -78,6 +81,13 @@ class OriginalModel(ExportedModel):
         super().__init__(dataclasses.replace(description, resizes=False, masks=masks))
         self._model: Any = model
         self._in_graph = description.resizes
+
+    @property
+    def limit(self) -> int:
+        """Most detections of a picture."""
+        predictor = self._model.roi_heads.box_predictor
+        last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+        return last.test_topk_per_image
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, float, float]:
         if not self._in_graph:
@@ -112,6 +122,8 @@ def compare(
     exported: ExportedModel,
     pictures: Iterable[tuple[str, np.ndarray]],
     tolerance: Tolerance,
+    *,
+    limit: int | None = None,
 ) -> Parity:
     """Both models on the same pictures.
 
@@ -119,12 +131,21 @@ def compare(
         original, exported: the first is what the second should be.
         pictures: names and (H, W, 3) uint8 RGB.
         tolerance: decides what `first` names.
+        limit: most detections of a picture that the model gives: of two that nearly tie at the end of
+            so many, either may be missing.
     """
     parity = Parity()
     for name, image in pictures:
         reference, other = original(image), exported(image)
-        for what in _differences(parity, reference, other, image.shape[:2], exported.description, tolerance):
-            parity.first = parity.first or f"{name}: {what}"
+        least = max(tolerance.least_score, exported.description.score_threshold)
+        if limit and len(reference) == len(other) == limit:
+            least = max(least, float(reference.scores.min()), float(other.scores.min()))
+        size, threshold = image.shape[:2], exported.description.mask_threshold
+        for what in _differences(
+            parity, reference, other, size, threshold, least + tolerance.score, tolerance
+        ):
+            if not parity.first:
+                parity.first, parity.picture = f"{name}: {what}", name
     return parity
 
 
@@ -133,39 +154,39 @@ def _differences(
     reference: Detections,
     other: Detections,
     size: tuple[int, int],
-    about: ModelDescription,
+    mask_threshold: float,
+    least: float,
     tolerance: Tolerance,
 ) -> Iterator[str]:
     """Adds one picture to `parity`; gives what is beyond the tolerance, in the order of the graph."""
-    least = max(tolerance.least_score, about.score_threshold)
     partner = _matches(reference, other)
-    for index in np.flatnonzero(reference.scores > least + tolerance.score):
+    for index in np.flatnonzero(reference.scores > least):
         parity.detections += 1
         parity.matched += int(partner[index] >= 0)
         if partner[index] < 0:
             yield f"{_name(reference, index)} is missing"
     backward = _matches(other, reference)
-    for index in np.flatnonzero((other.scores > least + tolerance.score) & (backward < 0)):
+    for index in np.flatnonzero((other.scores > least) & (backward < 0)):
         yield f"{_name(other, index)} is not one of the original model's"
-    kept = np.flatnonzero((reference.scores > least + tolerance.score) & (partner >= 0))
+    kept = np.flatnonzero((reference.scores > least) & (partner >= 0))
     reference, other = reference.select(kept), other.select(partner[kept])
-    for what, limit in (
-        ("boxes", tolerance.box),
-        ("scores", tolerance.score),
-        ("keypoints", tolerance.keypoint),
+    for what, field, limit in (
+        ("boxes", "box", tolerance.box),
+        ("scores", "score", tolerance.score),
+        ("mask_scores", "mask_score", tolerance.score),
+        ("keypoints", "keypoint", tolerance.keypoint),
     ):
         values = getattr(reference, what)
         if values is None or not len(kept):
             continue
-        gaps = np.abs(values - getattr(other, what)).reshape(len(kept), -1)
-        if what == "keypoints":
-            gaps = np.abs(values - other.keypoints)[..., :2].reshape(len(kept), -1)
-        field = what.removesuffix("es") if what == "boxes" else what.removesuffix("s")
+        gaps = np.abs(values - getattr(other, what))
+        # Of keypoints the place, not the score.
+        gaps = (gaps[..., :2] if what == "keypoints" else gaps).reshape(len(kept), -1)
         setattr(parity, field, max(getattr(parity, field), float(gaps.max())))
         if gaps.max() > limit:
             worst = int(gaps.max(axis=1).argmax())
             yield f"{field} of {_name(reference, worst)} differs by {gaps.max():.3g}, more than {limit:g}"
-    ious = _mask_ious(reference, other, size, about.mask_threshold)
+    ious = _mask_ious(reference, other, size, mask_threshold)
     if len(ious):
         parity.mask_iou = min(parity.mask_iou, float(ious.min()))
         if ious.min() < tolerance.mask_iou:

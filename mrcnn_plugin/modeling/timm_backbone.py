@@ -160,14 +160,18 @@ class TimmBackbone(Backbone):
         """Normalised images (N, in_channels, H, W) to maps (N, C, ceil(H / stride), ceil(W / stride))."""
         height, width = x.shape[-2:]
         right, bottom = -width % self._pad_multiple, -height % self._pad_multiple
-        if right or bottom:
+        padded = bool(right or bottom)
+        if padded:
             x = F.pad(x, (0, right, 0, bottom))
         outputs = {}
         for feature, one in zip(self._out_features, self.net(x)):
             if self._channels_last:
                 one = one.movedim(-1, 1)
-            stride = self._out_feature_strides[feature]
-            outputs[feature] = one[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+            # Not where nothing was added: to torch.export, what is cut off has a size of its own.
+            if padded:
+                stride = self._out_feature_strides[feature]
+                one = one[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+            outputs[feature] = one
         return outputs
 
     def from_timm_names(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -331,6 +335,7 @@ def _timm_key(own: str) -> str:
     return _key(own.removeprefix("model.").removeprefix("body."))
 
 
+@torch.enable_grad()
 def _parameters_below(name: str, args: Mapping[str, Any], index: int) -> set[str]:
     """Keys of the parameters that map `index` is computed from, as differentiation finds them."""
     with torch.device("meta"):

@@ -21,7 +21,7 @@ from mrcnn_plugin.optimization import PRECISIONS
 from .exported import ExportedPredictor
 from .inputs import find_inputs, is_video, output_paths, pictures_of
 from .pictures import Pace, predict_pictures
-from .predictor import CHECKPOINTS, Predictor, build_predictor, run_files
+from .predictor import CHECKPOINTS, Predictor, build_predictor, named_files
 from .results_log import ResultsLog
 from .tiles import TileSize
 from .videos import Video, outputs_of, predict_video
@@ -125,13 +125,9 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(
             "give either --run FOLDER, or --config-file FILE with --weights FILE, or --model FILE"
         )
-    if args.checkpoint != "final" and (args.weights or not args.run):
-        raise ConfigError(
-            f"--checkpoint {args.checkpoint} names weights of --run FOLDER; --weights names a file"
-        )
     tile = _check_numbers(args)
     silence_warnings()
-    config_file, weights = run_files(args.run, args.checkpoint) if args.run else (args.config_file or "", "")
+    config_file, weights = named_files(args.run, args.checkpoint, args.config_file, args.weights)
     inputs, missing = find_inputs(args.inputs, recursive=args.recursive, skip=args.output)
     if not inputs and args.camera is None:
         raise ConfigError(f"no images found: {', '.join(missing or args.inputs) or 'none were given'}")
@@ -144,11 +140,11 @@ def main(args: argparse.Namespace) -> int:
     if args.compile or args.precision == "auto":
         # What is chosen, and what it costs.
         setup_logger(name="mrcnn_plugin")
-    predictor = _predictor(args, config_file, args.weights or weights)
+    predictor = _predictor(args, config_file, weights)
     pace = _pace(args, predictor.device)
     with _writing_to(args.output):
         os.makedirs(args.output, exist_ok=True)
-        log = _open_log(args, config_file, args.model or args.weights or weights, pace.rank)
+        log = _open_log(args, config_file, args.model or weights, pace.rank)
         try:
             failed = predict_pictures(predictor, pictures, log, pace, tile)
             failed += _predict_videos(predictor, videos, log, pace, tile, args.max_frames)

@@ -245,3 +245,21 @@ def run_files(folder: str, checkpoint: str = "final") -> tuple[str, str]:
     if not last:
         raise ConfigError(f"--run {folder}: it has no checkpoint yet")
     return config, last
+
+
+def named_files(
+    run: str | None, checkpoint: str, config_file: str | None, weights: str | None
+) -> tuple[str, str]:
+    """Config and weights that a command line names.
+
+    Args:
+        run, checkpoint: of `run_files`; no run: the next two.
+        config_file, weights: options of that name; weights go before those of the run.
+
+    Raises:
+        ConfigError: as `run_files`; or there is a checkpoint that no run, or a file as well, is named for.
+    """
+    if checkpoint != "final" and (weights or not run):
+        raise ConfigError(f"--checkpoint {checkpoint} names weights of --run FOLDER; --weights names a file")
+    config, found = run_files(run, checkpoint) if run else (config_file or "", "")
+    return config, weights or found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mrcnn_plugin.export import ceil_div, computed
 
 try:
     from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
@@ -58,8 +61,8 @@ class SwinBlock(SwinTransformerBlock):
     def attend(self, x: Tensor) -> Tensor:
         """Attention of tokens (N, H, W, C) within windows of the padded, shifted map; same shape."""
         height, width = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -width % self.window_size[1], 0, -height % self.window_size[0]))
-        padded = x.shape[1:3]
+        padded = [_whole_windows(side, window) for side, window in zip((height, width), self.window_size)]
+        x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         if any(self.shift_size):
             x = x.roll([-shift for shift in self.shift_size], (1, 2))
         windows = window_partition(x, self.window_size).flatten(1, 2)
@@ -68,3 +71,33 @@ class SwinBlock(SwinTransformerBlock):
         if any(self.shift_size):
             x = x.roll(self.shift_size, (1, 2))
         return x[:, :height, :width]
+
+    def get_attn_mask(self, x: Tensor) -> Tensor | None:
+        """(windows, A, A), A tokens to a window: -100 between tokens that the shift brought together.
+
+        timm's own writes the same numbers region by region into a map, which no graph of any size can.
+
+        Args:
+            x: the padded, shifted map (N, H, W, C).
+        """
+        if not any(self.shift_size):
+            return None
+        rows, columns = (
+            _regions(x.shape[axis + 1], self.window_size[axis], self.shift_size[axis], x) for axis in (0, 1)
+        )
+        regions = (3 * rows[:, None] + columns)[None, :, :, None]
+        regions = window_partition(regions, self.window_size).flatten(1)
+        apart = regions[:, None] != regions[:, :, None]
+        return apart.to(x.dtype) * -100.0
+
+
+def _whole_windows(side: int, window: int) -> int:
+    """The least multiple of `window` from `side` on."""
+    count = ceil_div(side, window)
+    return window * (computed(count) if torch.compiler.is_exporting() else count)
+
+
+def _regions(length: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """int64 (length,): which of the three parts of a shifted axis a token is of."""
+    index = torch.arange(length, device=like.device)
+    return (index >= length - window).long() + (index >= length - shift).long()

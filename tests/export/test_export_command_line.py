@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as mask_util
 
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import load, parity
+from mrcnn_plugin.export.command_line import argument_parser as export_parser
+from mrcnn_plugin.export.command_line import main as export_main
 from mrcnn_plugin.predict import argument_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +55,28 @@ def test_predictions_of_a_file_are_those_of_the_run_folder(run, exported, pictur
     found = predict(tmp_path / "file", *pictures, "--model", exported[format])
     assert_same_results(found, expected)
     assert {result["category_id"] for result in found} <= {7, 8, 9, 10}
+
+
+def test_openvino_predicts_as_the_run_folder(run, export, pictures, tmp_path):
+    pytest.importorskip("openvino")
+    path = tmp_path / "model.xml"
+    assert export("openvino", path) == 0
+    expected = predict(tmp_path / "run", *pictures, "--run", run)
+    assert_same_results(predict(tmp_path / "file", *pictures, "--model", path), expected)
+    assert load(path).description.outputs == ["boxes", "scores", "classes", "masks"]
+
+
+def test_best_checkpoint_is_what_is_exported(run, export, tmp_path):
+    """As predict.py takes it: the file has the weights of model_best.pth, whose scores are lower."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    state = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    state["roi_heads.box_predictor.cls_score.weight"] /= 2
+    torch.save({"model": state}, folder / "model_best.pth")
+    line = ["--run", str(folder), "--format", "pt2", "--output", str(tmp_path / "best.pt2")]
+    assert export_main(export_parser().parse_args([*line, "--checkpoint", "best"])) == 0
+    program = torch.export.load(tmp_path / "best.pt2")
+    found = program.state_dict["model.roi_heads.box_predictor.cls_score.weight"]
+    assert torch.equal(found, state["roi_heads.box_predictor.cls_score.weight"])
 
 
 def test_a_file_says_what_it_is(exported):
@@ -136,7 +162,10 @@ def test_a_file_that_differs_is_not_kept(export, tmp_path, monkeypatch, capsys):
     path = tmp_path / "model.pt2"
     assert export("pt2", path) == 1
     assert not list(tmp_path.iterdir())
-    assert "the first difference: drawn picture 1: box of class" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the first difference: drawn picture 1: box of class" in printed
+    # The file itself is right here.
+    assert "the first stage that differs: none once all stages are given out" in printed
 
 
 @pytest.mark.parametrize(
@@ -145,6 +174,12 @@ def test_a_file_that_differs_is_not_kept(export, tmp_path, monkeypatch, capsys):
         (["onnx", "model.pt2"], "--output of --format onnx must end in .onnx, got "),
         (["pt2", "a.pt2", "--image-size", "large"], "--image-size must be dynamic or HxW from 32x32 on"),
         (["pt2", "a.pt2", "--image-size", "96x96", "--resize"], "--resize cannot choose the size"),
+        (["pt2", "a.pt2", "--checkpoint", "best"], "training with train.best_checkpoint.metric writes it"),
+        (
+            ["pt2", "a.pt2", "--checkpoint", "best", "--weights", "x.pth"],
+            "--checkpoint best names weights of --run FOLDER; --weights names a file",
+        ),
+        (["pt2", "a.pt2", "--check-tensorrt"], "--check-tensorrt reads ONNX files, got --format pt2"),
         (["pt2", "a.pt2", "--masks", "pasted"], "--masks pasted needs --resize and no fixed --image-size"),
         (["pt2", "a.pt2", "--images", "/nowhere.png"], "--images: no images found: /nowhere.png"),
         (

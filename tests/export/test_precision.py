@@ -12,7 +12,7 @@ from PIL import Image
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import load, precision
 from mrcnn_plugin.export.accuracy import AnnotatedPictures
-from mrcnn_plugin.export.formats import WRITERS, convert_to_openvino
+from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.precision import LowerPrecision
 from mrcnn_plugin.predict import argument_parser, main
 
@@ -124,7 +124,7 @@ def export_openvino(export, exported):
     pytest.importorskip("openvino", reason="OpenVINO is in the extra `export`, not in make setup")
 
     def write(program, description, path: Path) -> None:
-        convert_to_openvino(exported["onnx"], description, path)
+        onnx_to_openvino(exported["onnx"], description, path)
 
     def run_main(path: Path, *more: str) -> int:
         with pytest.MonkeyPatch.context() as patch:

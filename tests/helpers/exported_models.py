@@ -1,29 +1,20 @@
-"""Models of every kind of heads, narrow and untrained, that detect something in noise."""
+"""Models of every kind of backbone and heads, narrow and untrained, that detect something in noise."""
 
 from __future__ import annotations
 
 import torch
 from detectron2.config import instantiate
+from export_matrix import CASES
 from omegaconf import DictConfig
 
-CONFIGS = [
-    "Shapes/mask_rcnn_R_18_FPN.py",
-    "Shapes/keypoint_rcnn_R_18_FPN.py",
-    "Ablations/faster_rcnn_R_18_FPN.py",
-    "Ablations/mask_rcnn_R_18_C4.py",
-    "Ablations/mask_rcnn_R_18_C4_softmax.py",
-    "projects/cascade_mask_rcnn/configs/Shapes/cascade_mask_rcnn_R_18_FPN.py",
-    "projects/htc/configs/Shapes/htc_R_18_FPN.py",
-    "projects/mask_scoring_rcnn/configs/Shapes/mask_scoring_rcnn_R_18_FPN.py",
-    "projects/panet/configs/Shapes/panet_R_18_FPN.py",
-    "projects/point_rend/configs/Shapes/point_rend_R_18_FPN.py",
-]
+#: name -> config of a narrow model of every kind.
+MODELS = {name: config for name, config in CASES.items() if "R50-FPN" not in name}
 
 
 def random_model(config: DictConfig) -> torch.nn.Module:
     """A narrow model in eval mode that detects a few objects in noise."""
     torch.manual_seed(0)
-    model = instantiate(config.model).eval()
+    model = instantiate(config).eval()
     # Untrained, a ResNet magnifies its input.
     model.pixel_std.fill_(1000.0)
     predictors = model.roi_heads.box_predictor

@@ -183,6 +183,12 @@ def test_frozen_levels(name, freeze_at):
     assert backbone.eval().training is False
 
 
+@torch.no_grad()
+def test_frozen_levels_are_found_where_gradients_are_off():
+    backbone = build("test_resnet", freeze_at=2)
+    assert any(not parameter.requires_grad for parameter in backbone.parameters())
+
+
 def test_drop_path_is_of_training_only():
     backbone = build("test_convnext", drop_path_rate=0.9)
     images = torch.randn(8, 3, 32, 32)

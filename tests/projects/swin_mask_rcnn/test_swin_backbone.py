@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import build_backbone
+from timm.models.swin_transformer import SwinTransformerBlock
 
 from mrcnn_plugin import model_zoo
+from mrcnn_plugin.export import computed
+from mrcnn_plugin.export.program import any_sizes
 from mrcnn_plugin.projects.swin_mask_rcnn import SwinTransformer, add_swin_config
 from mrcnn_plugin.projects.swin_mask_rcnn.block import SwinBlock
 
@@ -29,6 +33,18 @@ def test_images_of_any_size(size):
         assert one.shape == (2, shape.channels, *sides)
     sum(one.square().mean() for one in maps.values()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Sized(torch.nn.Module):
+    """Images whose sides are numbers of 32 pixels, as an exported model pads them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        rows, columns = (computed(side // 32) for side in x.shape[2:])
+        return self.model(F.pad(x, (0, 32 * columns - x.shape[3], 0, 32 * rows - x.shape[2])))
 
 
 def plain_attention(block, x):
@@ -72,6 +88,28 @@ def test_attention_pads_then_shifts(size, shifted):
         x = torch.randn(2, *size, 6)
         expected = torch.stack([plain_attention(block, one) for one in x])
         torch.testing.assert_close(block.attend(x), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (12, 4)])
+def test_mask_is_timms(size):
+    block = SwinBlock(6, 2, window_size=4, shifted=True)
+    x = torch.zeros(1, *size, 6)
+    assert torch.equal(block.get_attn_mask(x), SwinTransformerBlock.get_attn_mask(block, x))
+    assert SwinBlock(6, 2, window_size=4).get_attn_mask(x) is None
+
+
+@torch.no_grad()
+def test_a_traced_backbone_takes_any_size():
+    model = SwinTransformer(**SMALL).eval()
+    any_size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = torch.randn(1, 3, 64, 96)
+    with any_sizes():
+        program = torch.export.export(Sized(model), (example,), dynamic_shapes=(any_size,), strict=False)
+    traced = program.module(check_guards=False)
+    for size in [(64, 96), (32, 32), (160, 224)]:
+        x = torch.randn(1, 3, *size)
+        for name, one in model(x).items():
+            assert torch.equal(traced(x)[name], one)
 
 
 def test_drop_path_grows_and_is_of_training_only():
