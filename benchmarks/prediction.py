@@ -32,6 +32,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import process_memory
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -105,7 +106,7 @@ def run(
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         done = lines(output)
         if not early and done > total / 3:
-            early = resident(process.pid)
+            early = process_memory.resident(process.pid) / process_memory.MB
         if kill_at and done >= kill_at and not ended:
             os.killpg(process.pid, signal.SIGKILL)
             ended, status, usage = os.wait4(process.pid, 0)
@@ -118,15 +119,6 @@ def lines(output: Path) -> int:
     """Pictures with results; each file of JSON lines begins with a header."""
     files = list(output.glob("predictions*.jsonl")) if output.is_dir() else []
     return sum(max(file.read_bytes().count(b"\n") - 1, 0) for file in files)
-
-
-def resident(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status")
-    try:
-        found = [line for line in status.read_text().splitlines() if line.startswith("VmRSS")]
-    except OSError:
-        return 0.0
-    return int(found[0].split()[1]) / 1024 if found else 0.0
 
 
 def measure_folder(args: argparse.Namespace, folder: Path) -> list[dict]:
