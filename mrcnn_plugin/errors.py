@@ -11,11 +11,23 @@ TRACEBACK = "MRCNN_PLUGIN_TRACEBACK"
 
 
 class ConfigError(ValueError):
-    """Something given on the command line or in a config file is wrong; the message says how to fix it."""
+    """Something given on the command line or in a config file is wrong; the message says how to fix it.
+
+    Attributes:
+        of_one_process: whether only the process that raises it knows of it, and not all of them.
+    """
+
+    of_one_process = False
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used; its message is one line that names the file and how to fix it."""
+    """A data set that cannot be used; its message is one line that names the file and how to fix it.
+
+    Attributes:
+        of_one_process: as of a `ConfigError`.
+    """
+
+    of_one_process = False
 
 
 class ImageError(ValueError):
