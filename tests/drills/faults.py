@@ -169,7 +169,15 @@ def full_disk_at_the_results(root: Path) -> dict:
     Run(root / "train.log", tiny_arguments(data, root / "run", NO_TEST)).wait()
     images = data["val"].rpartition(":")[2]
     with small_disk(root / "disk", 0.1) as disk:
-        arguments = [images, "--run", str(root / "run"), "--score-threshold", "0", "--no-overlays", "--output"]
+        arguments = [
+            images,
+            "--run",
+            str(root / "run"),
+            "--score-threshold",
+            "0",
+            "--no-overlays",
+            "--output",
+        ]
         filler = fill(disk, leave=16_384)
         run = Run(root / "full.log", [*arguments, str(disk / "out")], program="predict")
         run.wait()
