@@ -2,7 +2,7 @@
 
 from mrcnn_plugin.modeling import FCNMaskHead, MaskRCNN, MaskRCNNROIHeads, ROIPooler
 
-from ..helpers.tiny_mask_rcnn import dataloader, lr_multiplier, model, optimizer, train
+from ..helpers.tiny_mask_rcnn import dataloader, lr_multiplier, model, optimizer, train  # noqa: F401
 
 model._target_ = MaskRCNN
 model.roi_heads._target_ = MaskRCNNROIHeads

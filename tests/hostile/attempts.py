@@ -32,6 +32,8 @@ from mrcnn_plugin.errors import ConfigError, DatasetError, ImageError, first_lin
 
 # Far more than any of these inputs takes, on a busy machine.
 _SECONDS = 60
+# Characters of a line; a file's name may have thousands.
+_LONGEST = 20_000
 # So much more than the process has: what asks for more than this is refused by the system, not granted.
 _BYTES = 6 << 30
 
@@ -87,7 +89,7 @@ def run(kind: str, seeds: Iterable[int], folder: Path) -> Outcomes:
         except (ConfigError, DatasetError, ImageError) as error:
             # A data loader's process hands its traceback over; the programs print the last line.
             text = first_line(error) if "Traceback" in str(error) else str(error)
-            if "\n" in text or not text or len(text) > 2000:
+            if "\n" in text or not text or len(text) > _LONGEST:
                 outcomes.failed[seed] = f"not one line: {text[:2000]}"
             outcomes.told += 1
             outcomes.messages[text[:200]] += 1

@@ -36,7 +36,7 @@ def _pickles(canary: Path) -> tuple[Any, ...]:
     cycle.append(cycle)
     return (
         *(_Runs(os.system, f"touch '{canary}'"), _Runs(open, str(canary), "w"), _Runs(os.mkdir, str(canary))),
-        *(_Runs(eval, f"open({str(canary)!r}, 'w')"), _Runs(getattr, os, "system"), _Runs(bytes, 1 << 34)),
+        *(_Runs(eval, f"open({str(canary)!r}, 'w')"), _Runs(__import__, "os"), _Runs(bytes, 1 << 34)),
         *(_Runs(np.zeros, (1 << 20, 1 << 10)), _Runs(torch.zeros, 1 << 36), nested, cycle, {"model": cycle}),
         *(
             np.array([_Runs(os.mkdir, str(canary))], dtype=object),

@@ -141,7 +141,7 @@ def read_picture(path: Path, content: bytes | None = None) -> Picture:
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
