@@ -22,6 +22,7 @@ import torch
 from drills.forked import Run, shapes
 from drills.killed_runs import same
 from helpers.tiny_runs import metrics_of, start, tiny_arguments
+from tabulate import tabulate
 
 from mrcnn_plugin.data import register_shapes_set
 
@@ -349,6 +350,17 @@ def a_clock_that_jumps(root: Path) -> dict:
     }
 
 
+def table(rows: dict[str, dict]) -> str:
+    """The rows as docs/reliability.md has them: the fault, the exit status, the message, what came after."""
+    shown = ("status", "errors", "failed")
+    lines = []
+    for name, found in rows.items():
+        after = ", ".join(f"{key}: {value}" for key, value in found.items() if key not in shown)
+        message = "; ".join(found.get("errors", ())) or found.get("failed", "")
+        lines.append((name.replace("_", " "), found.get("status"), message, after))
+    return tabulate(lines, headers=("fault", "exit", "message", "afterwards"), tablefmt="pipe")
+
+
 def main(folder: Path, names: list[str]) -> dict[str, dict]:
     rows = {}
     for name in names or DRILLS:
@@ -361,6 +373,7 @@ def main(folder: Path, names: list[str]) -> dict[str, dict]:
         except Exception as error:
             rows[name] = {"failed": f"{type(error).__name__}: {error}"[-1500:]}
         print(json.dumps(rows[name]), file=sys.stderr, flush=True)
+    print(table(rows), file=sys.stderr)
     return rows
 
 
