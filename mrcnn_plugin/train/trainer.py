@@ -23,7 +23,7 @@ from mrcnn_plugin.data import ResumableLoader
 from mrcnn_plugin.modeling.matching import to_device
 from mrcnn_plugin.modeling.scalars import one_transfer, transfer
 
-# Values that a run keeps of each scalar: as many as Detectron2 takes the median of, for the time that is left.
+# Values that a run keeps of each scalar: of so many Detectron2 takes the median, for the time that is left.
 _HISTORY = 1000
 
 
