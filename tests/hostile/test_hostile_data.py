@@ -30,9 +30,8 @@ def slices() -> list[tuple[str, int, int]]:
 def test_every_input_is_used_or_told(kind, first, last, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     outcomes = run(kind, range(first, last), tmp_path)
-    print(
-        f"{kind} {first} to {last}: {outcomes.taken} used, {outcomes.told} told, {len(outcomes.failed)} failed"
-    )
+    counts = f"{outcomes.taken} used, {outcomes.told} told, {len(outcomes.failed)} failed"
+    print(f"{kind} {first} to {last}: {counts}")
     assert not outcomes.failed, "\n".join(f"{kind} {seed}: {text}" for seed, text in outcomes.failed.items())
     assert outcomes.taken + outcomes.told == last - first
     # Some inputs were harmless and some were not: else this tests nothing.
