@@ -41,6 +41,9 @@ def draw_instances(
 ) -> np.ndarray:
     """Draws K instances, the largest first.
 
+    A label that would cover another one, or the middle of another instance, is left out: in a dense picture
+    the instances are what is looked at.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         metadata: keypoint names and connections.
@@ -73,8 +76,7 @@ def draw_instances(
             _draw_mask(canvas, masks[index], image.shape[:2], scale, rgb[index])
     for index in order if keypoints is not None else ():
         _draw_skeleton(canvas, np.asarray(keypoints)[index] * (scale, scale, 1), metadata, side)
-    for index in order:
-        _draw_label(canvas, labels[index], boxes[index] * scale, rgb[index], max(_FONT_SIZE, side / 55))
+    _draw_labels(canvas, labels, boxes * scale, rgb, order, max(_FONT_SIZE, side / 55))
     return canvas
 
 
@@ -152,16 +154,40 @@ def _text(text: str, size: int) -> np.ndarray:
     return picture[..., None]
 
 
-def _draw_label(canvas: np.ndarray, text: str, box: np.ndarray, color: Sequence[int], size: float) -> None:
-    """Text on a dark plate above its box, or below it at the upper edge."""
-    glyphs = _text(text, round(size))
-    height, width = glyphs.shape[:2]
+def _draw_labels(
+    canvas: np.ndarray,
+    labels: Sequence[str],
+    boxes: np.ndarray,
+    colors: Sequence[Sequence[int]],
+    order: Sequence[int],
+    size: float,
+) -> None:
+    """Texts on dark plates, each above its box, or below it at the upper edge, where there is room."""
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    plates = np.zeros((0, 4))
+    for index in order:
+        glyphs = _text(labels[index], round(size))
+        plate = _plate(glyphs.shape[:2], boxes[index], canvas.shape[:2])
+        hidden = ((middles >= plate[:2]) & (middles < plate[2:])).all(1)
+        hidden[index] = False
+        if hidden.any() or ((plates[:, :2] < plate[2:]) & (plates[:, 2:] > plate[:2])).all(1).any():
+            continue
+        plates = np.concatenate([plates, plate[None]])
+        _draw_label(canvas, glyphs, plate, colors[index])
+
+
+def _plate(text: tuple[int, int], box: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
+    """Where a label goes: (4,) int xyxy. One wider or higher than the picture loses its end."""
+    (height, width), (picture_height, picture_width) = text, picture
     x0, y0, _, y1 = np.rint(box).astype(int).tolist()
-    top = y0 - height if y0 >= height else min(y1 + 2, canvas.shape[0] - height)
-    left = min(max(x0, 0), canvas.shape[1] - width)
-    # A label wider or higher than the picture loses its end.
-    top, left = max(top, 0), max(left, 0)
-    part = canvas[top : top + height, left : left + width]
+    top = max(y0 - height if y0 >= height else min(y1 + 2, picture_height - height), 0)
+    left = max(min(max(x0, 0), picture_width - width), 0)
+    return np.array([left, top, min(left + width, picture_width), min(top + height, picture_height)])
+
+
+def _draw_label(canvas: np.ndarray, glyphs: np.ndarray, plate: np.ndarray, color: Sequence[int]) -> None:
+    x0, y0, x1, y1 = plate.tolist()
+    part = canvas[y0:y1, x0:x1]
     light = [0.6 * 255 + 0.4 * channel for channel in color]
     _blend(part, (0, 0, 0), _PLATE_OPACITY)
     _blend(part, light, glyphs[: part.shape[0], : part.shape[1]])

@@ -17,9 +17,12 @@ from mrcnn_plugin import model_zoo
 from mrcnn_plugin.modeling import MaskRCNN
 
 
-def run(folder, losses, box):
-    folder.mkdir(parents=True)
-    (folder / equivalence.LOSSES).write_text(json.dumps(losses))
+def run(folder, losses, box, float64=({"a": 1.0},), nudged=({"a": 1.0},)):
+    variants = {"": losses, "-float64": float64, "-nudged": nudged}
+    for suffix, values in variants.items():
+        beside = folder.with_name(folder.name + suffix)
+        beside.mkdir(parents=True)
+        (beside / equivalence.LOSSES).write_text(json.dumps(values))
     (folder / "results.json").write_text(json.dumps({"results": {"bbox": {"AP": box}}}))
     return folder
 
@@ -29,17 +32,24 @@ def test_report_by_hand(tmp_path):
     runs = {
         # They part after the iterations that are compared.
         ("shapes", "plugin", 0): run(tmp_path / "p0", [*late, {"a": 2.0, "b": 0.5}], 50.5),
-        ("shapes", "detectron2", 0): run(tmp_path / "d0", [*late, {"a": 1.0, "b": 0.5}], 50.0),
-        ("shapes", "plugin", 1): run(tmp_path / "p1", [{"a": 1.0, "b": 0.25}], 51.5),
-        ("shapes", "detectron2", 1): run(tmp_path / "d1", [{"a": 1.0, "b": 0.5}], 53.0),
+        ("shapes", "detectron2", 0): run(
+            tmp_path / "d0",
+            [*late, {"a": 1.0, "b": 0.5}],
+            50.0,
+            nudged=[{"a": 1.5, "b": 0.5}] * equivalence.FIRST,
+        ),
+        ("shapes", "plugin", 1): run(tmp_path / "p1", [{"a": 1.0, "b": 0.25}], 51.5, float64=[{"a": 0.875}]),
+        ("shapes", "detectron2", 1): run(
+            tmp_path / "d1", [{"a": 1.0, "b": 0.5}], 53.0, nudged=[{"a": 1.0, "b": 0.5}]
+        ),
         ("nuclei", "plugin", 0): run(tmp_path / "alone", [{"a": 1.0}], 1.0),
     }
     text = equivalence.report(runs, tmp_path)
     assert text == (tmp_path / "equivalence.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:4]]
     assert rows == [
-        ["shapes", "0", "0.0e+00", "box", "50.0", "50.5", "+0.5"],
-        ["shapes", "1", "2.5e-01", "box", "53.0", "51.5", "-1.5"],
+        ["shapes", "0", "0.0e+00", "0.0e+00", "5.0e-01", "box", "50.0", "50.5", "+0.5"],
+        ["shapes", "1", "1.2e-01", "2.5e-01", "0.0e+00", "box", "53.0", "51.5", "-1.5"],
     ]
     assert "shapes, box: -0.5 AP on average; Detectron2's seeds are 3.0 AP apart." in text
 
@@ -57,6 +67,24 @@ def test_command_gives_both_the_same_overrides():
     assert [a for a, b in zip(ours, theirs, strict=True) if a != b] == ["detectron2"]
     assert {"train.seed=3", "train.max_iter=7", "train.amp.enabled=False", "x=1"} <= set(ours)
     assert "dataloader.test.dataset.names=coco:/set/val.json:/set/images" in ours
+
+
+def test_a_variant_is_named_in_the_command():
+    args = argparse.Namespace(iterations=7, overrides=[], nuclei=Path("/set"))
+    plain, exact = (
+        equivalence.command("shapes", "plugin", 3, Path("/run"), args, variant)
+        for variant in ("", equivalence.FLOAT64)
+    )
+    assert [b for a, b in zip(plain, exact, strict=True) if a != b] == [equivalence.FLOAT64]
+
+
+def test_nudged_weights_differ_in_the_last_bit():
+    model = torch.nn.Linear(40, 30)
+    before = model.weight.detach().clone()
+    equivalence.nudge(model, 0)
+    moved = (model.weight - before).abs()
+    assert 0.5 < (moved > 0).float().mean() < 0.8
+    assert (moved <= before.abs() * torch.finfo(torch.float32).eps).all()
 
 
 def test_both_models_have_the_same_losses_from_the_same_weights():

@@ -102,3 +102,22 @@ def test_labels_are_as_large_as_the_view_asks():
         for view in (None, 512)
     ]
     assert dark[0] > 4 * dark[1] > 0
+
+
+def test_labels_do_not_hide_each_other_or_their_neighbours():
+    def drawn(boxes, labels) -> np.ndarray:
+        return draw_instances(WHITE, Metadata(), [RED] * len(labels), labels, boxes=np.array(boxes, float))
+
+    def dark(picture: np.ndarray) -> np.ndarray:
+        return picture.max(axis=2) < 100
+
+    alone = drawn([[100, 200, 300, 400]], ["a class"])
+    # The smaller one's label would start within the larger one's, whose own is drawn first.
+    overlapping = drawn([[100, 200, 300, 400], [110, 203, 290, 380]], ["a class", "a class"])
+    assert dark(overlapping).sum() == dark(alone).sum() > 0
+    # A label above the larger one would cover the middle of the small one, and the small one's has room.
+    covered = drawn([[100, 200, 300, 400], [110, 185, 130, 200]], ["a class", "a class"])
+    assert not dark(covered)[193, 103]
+    assert dark(covered)[180, 112]
+    apart = drawn([[100, 200, 300, 400], [400, 200, 500, 300]], ["a class", "a class"])
+    assert dark(apart).sum() == 2 * dark(alone).sum()
