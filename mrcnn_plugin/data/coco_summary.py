@@ -161,7 +161,7 @@ def read_json(path: Path) -> object:
         ) from error
     except (ValueError, RecursionError) as error:
         # Numbers of thousands of digits, lists in lists in lists.
-        raise DatasetError(f"{path}: not a COCO file ({first_line(error)}); make it anew") from error
+        raise DatasetError(f"{path}: its JSON cannot be read ({first_line(error)}); make it anew") from error
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from error
 

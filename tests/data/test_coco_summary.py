@@ -231,7 +231,7 @@ def test_any_spoilt_entry_is_counted_or_a_dataset_error(tmp_path, coco, data):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "9" * 5000 + "}"])
 def test_json_without_end_is_one_line(tmp_path, text):
-    with pytest.raises(DatasetError, match=r"annotations\.json: not a COCO file") as error:
+    with pytest.raises(DatasetError, match=r"annotations\.json: its JSON cannot be read") as error:
         summarize(save(tmp_path, text))
     assert "\n" not in str(error.value)
 

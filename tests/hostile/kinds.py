@@ -159,13 +159,13 @@ def yolo_folders(folder: Path) -> Attempt:
         root = fresh(folder / "yolo", "images", "labels")
         for name in ("a", "b"):
             picture(root / "images" / f"{name}.png", draw, (20, 10))
-            label = corpus.damaged(_LABELS, draw) if draw.random() < 0.5 else _LABELS
-            label = draw.choice(_ODD_LABELS) if draw.random() < 0.15 else label
+            label = corpus.damaged(_LABELS, draw) if draw.random() < 0.3 else _LABELS
+            label = draw.choice(_ODD_LABELS) if draw.random() < 0.1 else label
             (root / "labels" / f"{name}.txt").write_bytes(label)
         whole = {"names": ["cat", "dog"], "nc": 2, "path": ".", "train": "images", "val": ["images"]}
-        tree = corpus.mutated(whole, draw) if draw.random() < 0.5 else {"names": ["cat", "dog"]}
+        tree = corpus.mutated(whole, draw) if draw.random() < 0.4 else {"names": ["cat", "dog"]}
         (root / "data.yaml").write_bytes(corpus.yaml_text(tree, draw))
-        boxes = draw.choice(("rectangle", "error"))
+        boxes = draw.choice(("rectangle", "rectangle", "error"))
         converted("yolo", str(root), "-o", str(root / "out.json"), "--boxes", boxes, *options(draw))
 
     return attempt
@@ -241,8 +241,8 @@ def fresh(root: Path, *folders: str) -> Path:
 
 
 def picture(path: Path, draw: random.Random, size: tuple[int, int] = (64, 64)) -> None:
-    """One time in three a hostile one."""
-    if draw.random() < 0.3:
+    """One time in five a hostile one."""
+    if draw.random() < 0.2:
         path.write_bytes(corpus.picture(draw))
     else:
         Image.new("RGB", size).save(path)

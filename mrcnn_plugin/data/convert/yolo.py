@@ -83,8 +83,8 @@ def read_config(source: Path) -> tuple[Path, dict]:
 
 
 def read_yaml(path: Path) -> dict:
+    text = read_text(path)
     try:
-        text = read_text(path)
         compose(text)
         config = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

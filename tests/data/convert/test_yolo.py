@@ -218,7 +218,12 @@ def test_lines_are_parsed_as_written(index, points):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n".join(["a: &a [x, x]", *(f"b{i}: &a [*a, *a]" for i in range(40)), "names: *a"]), "aliases"),
+        (
+            "a0: &a0 [x, x]\n"
+            + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+            + "names: *a39",
+            "aliases stand for more than",
+        ),
         ("names: &a [*a]", "aliases stand for more than"),
         ("names: {.inf: cat}", "expected `names`, a list or {index: name}, got {inf: 'cat'}"),
         ("names: 2001-99-99", "malformed YAML"),
