@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 from mrcnn_plugin.checkpoint import DetectionCheckpointer
-from mrcnn_plugin.config import fit_to_dataset, load_config
+from mrcnn_plugin.config import fit_to_dataset, fit_to_device, load_config
 from mrcnn_plugin.config.lazy import adapt
 from mrcnn_plugin.data import ResumableLoader
 from mrcnn_plugin.data.convert.command_line import main as convert
@@ -307,6 +307,7 @@ def configs(folder: Path) -> Attempt:
         other_bases(folder, draw)
         try:
             config = load_config(str(path), trusted=False)
+            fit_to_device(config, "cpu")
             config.set_score_threshold(0.5)
             if seed % 5 == 0:
                 config.build_model()
