@@ -102,6 +102,7 @@ def train_one(model_of: str, seed: int, variant: str, arguments: Sequence[str]) 
 def train_first(config: RunConfig, seed: int, variant: str) -> None:
     """The first iterations of the training that a config describes, without evaluation and checkpoints."""
     from detectron2.engine import hooks
+    from detectron2.modeling.proposal_generator import proposal_utils
 
     from mrcnn_plugin.checkpoint import DetectionCheckpointer
     from mrcnn_plugin.data import ResumableLoader
@@ -112,6 +113,9 @@ def train_first(config: RunConfig, seed: int, variant: str) -> None:
     DetectionCheckpointer(model).load(config.init_checkpoint)
     if variant == FLOAT64:
         model.double()
+        # Detectron2 decodes boxes to float32, and NMS wants scores of the same type.
+        nms = proposal_utils.batched_nms
+        proposal_utils.batched_nms = lambda boxes, scores, *others: nms(boxes, scores.float(), *others)
     else:
         nudge(model, seed)
     optimizer = config.build_optimizer(model)

@@ -1,17 +1,21 @@
 """predict.py at scale: pictures a second, memory, kills and resumes, and a large picture by tiles.
 
-    python benchmarks/prediction.py --run output/demo [--only folder tiles] [--json FILE]
+    python benchmarks/prediction.py --run output/demo [--only folder kills tiles] [--json FILE]
 
-folder: draws tiny pictures and predicts them by one process (with and without overlays), by two under
-torchrun, by the programs of other checkouts (`--programs-of`), and by one that is killed three times at
-random moments and resumed. The merged JSON must be the same each time, and no more may be predicted twice
-than a batch for each kill.
+folder: draws tiny pictures, or takes those of `--pictures` again and again under new names, and predicts them
+by one process (with and without overlays), by two under torchrun, and by the programs of other checkouts
+(`--programs-of`). The merged JSON of the first three must be the same; of the others, it is counted how many
+of their detections these have too.
+
+kills: one process, and one that is killed three times at random moments and resumed. The merged JSON must be
+the same, and no more may be predicted twice than a batch for each kill.
 
 tiles: draws one large picture with many objects, none of which crosses a line of a grid of 1000 pixels. The
 network sees it once by tiles of another size, which cut objects, and once as the small pictures of that grid,
 which cut none. Both are scored against what was drawn.
 
-Drawn pictures are those of the built-in data; the run is one on it (`make demo`).
+Drawn pictures are those of the built-in data; the run is one on it (`make demo`). Memory is the process's
+resident set, in MB: at the peak, and after each fifth of the results.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import io
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,11 +61,13 @@ SUBPIXELS = 4
 
 @dataclass
 class Finished:
-    """A program that has run: seconds, MB of its largest resident set, and after a third of its results."""
+    """A program that has run: seconds, pictures a second from the first results that were seen to the last,
+    MB of its largest resident set, MB after each fifth of its results."""
 
     seconds: float
+    rate: float
     peak: float
-    early: float
+    fifths: list[int]
     status: int
 
 
@@ -89,7 +97,8 @@ def run(
     kill_at: int = 0,
 ) -> Finished:
     """Runs predict.py; with `kill_at` until there are so many results, then kills it."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes)
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     with open(output.with_suffix(".log"), "ab") as log:
         process = subprocess.Popen(
@@ -100,48 +109,76 @@ def run(
             stderr=log,
             start_new_session=True,
         )
-    early, ended = 0.0, 0
+    fifths: list[int] = []
+    seen: list[tuple[float, int]] = []
+    ended = 0
     while not ended:
         # wait4 also says how much memory the process has had.
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         done = lines(output)
-        if not early and done > total / 3:
-            early = process_memory.resident(process.pid) / process_memory.MB
+        if done and (not seen or done > seen[-1][1]):
+            seen.append((time.perf_counter(), done))
+        if len(fifths) < 4 and done >= total * (len(fifths) + 1) / 5:
+            fifths.append(round(process_memory.resident(process.pid) / process_memory.MB))
         if kill_at and done >= kill_at and not ended:
             os.killpg(process.pid, signal.SIGKILL)
             ended, status, usage = os.wait4(process.pid, 0)
         time.sleep(0.02 if kill_at else 0.2)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Finished(time.perf_counter() - start, usage.ru_maxrss / 1024, early, process.returncode)
+    seconds = time.perf_counter() - start
+    rate = (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]) if len(seen) > 1 else total / seconds
+    return Finished(seconds, rate, usage.ru_maxrss / 1024, fifths, process.returncode)
 
 
 def lines(output: Path) -> int:
-    """Pictures with results; each file of JSON lines begins with a header."""
+    """Pictures with results; each file of JSON lines begins with a header. Without such files: overlays."""
     files = list(output.glob("predictions*.jsonl")) if output.is_dir() else []
+    if not files:
+        return sum(1 for _ in output.glob("*.png"))
     return sum(max(file.read_bytes().count(b"\n") - 1, 0) for file in files)
 
 
-def measure_folder(args: argparse.Namespace, folder: Path) -> list[dict]:
+def pictures_in(args: argparse.Namespace, folder: Path) -> Path:
+    """A folder of as many pictures as requested: drawn, or links to those of `--pictures`."""
     images = folder / "images"
     images.mkdir()
+    given = sorted(path for each in args.pictures for path in each.iterdir() if path.is_file())
     for index in range(args.images):
-        sample = draw_sample("shapes", args.size, index)
-        Image.fromarray(sample.image).save(images / f"{index + 1:06d}.png")
+        name = images / f"{index + 1:06d}"
+        if given:
+            source = given[index % len(given)].resolve()
+            name = name.with_suffix(source.suffix)
+            try:
+                name.hardlink_to(source)
+            except OSError:  # another file system
+                shutil.copy(source, name)
+        else:
+            sample = draw_sample("shapes", args.size, index)
+            Image.fromarray(sample.image).save(name.with_suffix(".png"))
+    return images
+
+
+def row_of(name: str, images: int, done: Finished, output: Path) -> dict:
+    if done.status:
+        raise SystemExit(f"{name} failed: {output.with_suffix('.log').read_text()[-2000:]}")
+    return {
+        "what": name,
+        "pictures": images,
+        "pictures a second": round(done.rate, 2),
+        "seconds with start and end": round(done.seconds, 1),
+        "peak MB": round(done.peak),
+        "MB after each fifth": done.fifths,
+    }
+
+
+def measure_folder(args: argparse.Namespace, folder: Path) -> list[dict]:
+    images = pictures_in(args, folder)
     base = [str(images), "--run", str(args.run), "--score-threshold", "0.05"]
     own = ["--batch", str(args.batch), *args.more]
     rows = []
 
-    def note(name: str, done: Finished, output: Path) -> str:
-        if done.status:
-            raise SystemExit(f"{name} failed: see {output.with_suffix('.log')}")
-        rows.append(
-            {
-                "what": name,
-                "pictures a second": round(args.images / done.seconds, 2),
-                "peak MB": round(done.peak),
-                "MB after a third": round(done.early),
-            }
-        )
+    def note(name: str, done: Finished, output: Path, **more: object) -> str:
+        rows.append({**row_of(name, args.images, done, output), **more})
         print(json.dumps(rows[-1]), flush=True)
         return (output / "predictions.json").read_text()
 
@@ -159,8 +196,42 @@ def measure_folder(args: argparse.Namespace, folder: Path) -> list[dict]:
     for checkout in args.programs_of:
         output = folder / f"former_{len(rows)}"
         former = run(base, output, args.images, checkout=checkout.resolve())
-        note(f"one process, {checkout}", former, output)
-    rows.append(killed(args, [*base, *own, "--no-overlays", "--resume"], folder / "killed", whole))
+        path = output / "predictions.json"
+        theirs = json.loads(path.read_text()) if path.exists() else []
+        note(
+            f"one process, {checkout.name}",
+            former,
+            output,
+            **agreement(json.loads(whole), theirs),
+        )
+    return rows
+
+
+def agreement(ours: list[dict], theirs: list[dict]) -> dict[str, object]:
+    """How many detections there are, and how many of theirs ours have within 0.1 pixels and 0.001."""
+    found: dict[tuple, list[np.ndarray]] = {}
+    for result in ours:
+        key = Path(result["file_name"]).name, result["category_id"]
+        found.setdefault(key, []).append(np.array([*result["bbox"], 100 * result["score"]]))
+    shared = 0
+    for result in theirs:
+        mine = found.get((Path(result["file_name"]).name, result["category_id"]))
+        if mine:
+            row = np.array([*result["bbox"], 100 * result["score"]])
+            shared += bool((np.abs(np.stack(mine) - row).max(1) <= 0.1).any())
+    return {"detections, ours": len(ours), "theirs": len(theirs), "shared": shared}
+
+
+def measure_kills(args: argparse.Namespace, folder: Path) -> list[dict]:
+    images = pictures_in(args, folder)
+    line = [str(images), "--run", str(args.run), "--score-threshold", "0.05", "--batch", str(args.batch)]
+    line += [*args.more, "--no-overlays"]
+    done = run(line, folder / "one", args.images)
+    rows = [row_of("one process, no overlays", args.images, done, folder / "one")]
+    print(json.dumps(rows[-1]), flush=True)
+    whole = (folder / "one" / "predictions.json").read_text()
+    assert json.loads(whole), "nothing was found"
+    rows.append(killed(args, [*line, "--resume"], folder / "killed", whole))
     print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -176,6 +247,7 @@ def killed(args: argparse.Namespace, arguments: list[str], output: Path, whole: 
     done = run(arguments, output, args.images)
     assert done.status == 0, f"see {output.with_suffix('.log')}"
     assert (output / "predictions.json").read_text() == whole
+    assert all(before <= after for before, after in zip([0, *left], [*left, args.images])), left
     twice = lines(output) - args.images
     assert twice <= KILLS * args.batch
     return {
@@ -328,14 +400,20 @@ def cut(path: Path, annotations: list[dict], folder: Path) -> tuple[list[dict], 
     return images, parts
 
 
+PARTS = {"folder": measure_folder, "kills": measure_kills, "tiles": measure_tiles}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, required=True, help="a run folder of the built-in shapes")
-    parser.add_argument("--only", nargs="+", choices=("folder", "tiles"), default=["folder", "tiles"])
-    parser.add_argument("--images", type=int, default=2000, help="tiny pictures (default: 2000)")
-    parser.add_argument("--size", type=int, default=96, help="their side in pixels (default: 96)")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--images", type=int, default=2000, help="pictures (default: 2000)")
+    parser.add_argument("--size", type=int, default=96, help="side in pixels of drawn ones (default: 96)")
+    parser.add_argument(
+        "--pictures", type=Path, nargs="*", default=[], metavar="FOLDER", help="take these, draw none"
+    )
     parser.add_argument("--batch", type=int, default=4, help="of predict.py (default: 4)")
     parser.add_argument("--width", type=int, default=12_000)
     parser.add_argument("--height", type=int, default=9_000)
@@ -343,14 +421,20 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=768)
     parser.add_argument("--overlap", type=int, default=128)
     parser.add_argument("--programs-of", type=Path, nargs="*", default=[], metavar="CHECKOUT")
-    parser.add_argument("--more", nargs="*", default=[], help="further arguments of predict.py")
+    parser.add_argument(
+        "--more",
+        type=shlex.split,
+        default=[],
+        metavar="=ARGUMENTS",
+        help="further arguments of predict.py, such as --more='--opts KEY=VALUE'",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
     args.run = args.run.resolve()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, measure in (("folder", measure_folder), ("tiles", measure_tiles)):
+        for name, measure in PARTS.items():
             if name in args.only:
                 (Path(folder) / name).mkdir()
                 rows += measure(args, Path(folder) / name)

@@ -157,6 +157,7 @@ def sources() -> Iterator[tuple[str, Path]]:
         "export",
         "runtime",
         "reporting",
+        "serve",
     ):
         for file in (ROOT / "mrcnn_plugin" / folder).rglob("*.py"):
             # A program that stands above the packages that it shows.

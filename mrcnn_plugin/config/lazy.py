@@ -14,7 +14,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from torch import nn
 
 from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
@@ -176,6 +176,9 @@ class LazyRunConfig(RunConfig):
         places = (place for choice in choices for place in self._places(choice))
         chosen = [choice for choice in map(self._choose, places) if choice is not None]
         self._read()
+        # The config that a run folder keeps holds what was chosen: of it nothing is to be derived again.
+        for key in ("train.recipe", "train.epochs"):
+            OmegaConf.update(self.raw, key, None, force_add=True)
         return [*held_out, *chosen]
 
     def _hold_out(self) -> list[Choice]:
@@ -382,6 +385,7 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
         raise ConfigError(
             f"{path} is not a LazyConfig of Detectron2's shape: it does not define {', '.join(missing)}"
         )
+    _check_shortcuts(raw, path)
     try:
         config = LazyRunConfig(raw, path, overridden)
     except (TypeError, ValueError, AttributeError) as error:
@@ -389,3 +393,15 @@ def adapt(raw: DictConfig, path: str, overridden: Iterable[str]) -> LazyRunConfi
         raise ConfigError(f"{path}: a section does not have the form of Detectron2's: {why}") from error
     config.check_numbers()
     return config
+
+
+def _check_shortcuts(raw: DictConfig, path: str) -> None:
+    """Refuses a name at the top of the file for a part of a section, which refers to what is not above it."""
+    for key in map(str, raw.keys() - set(SECTIONS)):
+        try:
+            OmegaConf.to_container(OmegaConf.create({key: raw[key]}), resolve=True)
+        except InterpolationKeyError as error:
+            raise ConfigError(
+                f"{path}: {key}: {first_line(error)}. Every name at the top of a config file is a key of the "
+                f"config; one that only abbreviates a part of it begins with an underscore: _{key}"
+            ) from error

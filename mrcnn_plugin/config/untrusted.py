@@ -5,7 +5,7 @@ tags can name one too: whoever writes such a file decides what runs. A run folde
 downloaded, is therefore read by `load_untrusted`, which admits
 
 - classes of the packages in `_PACKAGES`, which build layers, transforms and the like from numbers,
-- the functions in `_FUNCTIONS`,
+- the functions and classes in `_SINGLE`,
 
 and refuses every other name before anything of that name is imported.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,8 @@ from .renamed import current_name
 REMEDY = "if you trust whoever made it as you would trust a program, add --trust-run"
 
 _PACKAGES = (
+    "albumentations.augmentations",
+    "albumentations.core.composition",
     "detectron2.data.dataset_mapper",
     "detectron2.data.transforms",
     "detectron2.evaluation",
@@ -46,13 +49,14 @@ _PACKAGES = (
 )
 #: Packages that offer the classes and functions of others by shorter names; these may be imported as well.
 _REEXPORTS = (
+    "albumentations",
     "detectron2.data",
     "detectron2.utils.registry",
     "mrcnn_plugin.config",
     "mrcnn_plugin.data",
     "torch.nn",
 )
-_FUNCTIONS = {
+_SINGLE = {
     "detectron2.data.build.build_detection_test_loader",
     "detectron2.data.build.build_detection_train_loader",
     "detectron2.data.build.get_detection_dataset_dicts",
@@ -61,6 +65,8 @@ _FUNCTIONS = {
     "detectron2.modeling.backbone.resnet.ResNet.make_stage",
     "detectron2.solver.build.get_default_optimizer_params",
     "mrcnn_plugin.config.optimizer.build_optimizer",
+    "mrcnn_plugin.data.albumentations_piece.Albumentations",
+    "mrcnn_plugin.data.copy_paste.CopyPasteMapper",
     "mrcnn_plugin.data.sampling.repeat_factor_sampler",
     "mrcnn_plugin.modeling.backbone.resnet_stages",
 }
@@ -77,7 +83,7 @@ def permitted(name: str) -> Any:
         return _BUILTINS[name]
     found = _find(current_name(name))
     origin = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    if origin in _FUNCTIONS:
+    if origin in _SINGLE:
         return found
     return found if inspect.isclass(found) and _below(found.__module__, _PACKAGES) else None
 
@@ -95,6 +101,9 @@ def _find(name: str) -> Any:
         module = ".".join(parts[:length])
         if not _below(module, (*_PACKAGES, *_REEXPORTS)):
             continue
+        if module.startswith("albumentations"):
+            # Its import would ask a server for a newer version.
+            os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         try:
             found: Any = importlib.import_module(module)
         except ImportError:

@@ -25,18 +25,20 @@ class ExportedPredictor(Predictor):
     It has neither `config` nor `model`.
     """
 
-    def __init__(self, path: str, threshold: float) -> None:
+    def __init__(self, path: str, threshold: float | None = None) -> None:
         """
         Args:
             path: a file that export.py wrote.
-            threshold: least score, in [0, 1].
+            threshold: least score, in [0, 1]; None takes the file's own.
 
         Raises:
             ConfigError: it is no such file, or finds no scores as low as the threshold.
         """
-        check_threshold(threshold)
+        if threshold is not None:
+            check_threshold(threshold)
         self._exported: ExportedModel = load(path)
         least = self._exported.description.score_threshold
+        threshold = least if threshold is None else threshold
         if threshold < least:
             raise ConfigError(
                 f"--score-threshold must be at least {least:g}, that of {path}, got {threshold:g}"

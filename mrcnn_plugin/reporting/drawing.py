@@ -159,7 +159,7 @@ def _draw_labels(
     labels: Sequence[str],
     boxes: np.ndarray,
     colors: Sequence[Sequence[int]],
-    order: Sequence[int],
+    order: np.ndarray,
     size: float,
 ) -> None:
     """Texts on dark plates, each above its box, or below it at the upper edge, where there is room."""

@@ -180,6 +180,7 @@ def test_epochs_alone(shapes):
     assert (choice.key, choice.value) == ("train.max_iter", 15)
     assert config.max_iter == config.raw.train.max_iter == 15
     assert config.raw.optimizer.lr == 0.01, "nothing else changes"
+    assert config.fit_to_data() == []
 
 
 def test_overrides_win(shapes, tmp_path):
@@ -231,7 +232,9 @@ def test_a_run_by_the_recipe(shapes, tmp_path, caplog):
     assert train_in_process([*line, "dataloader.test.dataset.names=null"]) == 0
     log = (tmp_path / "log.txt").read_text()
     assert "no test set was given: a fifth of coco:" in log
-    saved = load_config(str(tmp_path / "config.yaml"))
+    saved = load_config(str(tmp_path / "config.yaml"), ["train.max_iter=1234"])
+    assert saved.fit_to_data() == [], "what was chosen is in the file"
+    assert saved.max_iter == 1234
     assert saved.test_names == [f"coco:{tmp_path}/split/held_out.json:{_image_root(shapes)}"]
     assert json.loads((tmp_path / "results.json").read_text())["results"].keys() == {"bbox", "segm"}
 

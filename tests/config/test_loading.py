@@ -46,6 +46,22 @@ def test_file_that_is_no_lazyconfig(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_shortcut_that_became_a_key_is_named(tmp_path):
+    """Its image format, a reference to the training's mapper, would not be found in the saved config."""
+    text = """
+from mrcnn_plugin import model_zoo
+_cfg = model_zoo.get_config("Shapes/mask_rcnn_R_18_FPN.py")
+model, dataloader, optimizer = _cfg.model, _cfg.dataloader, _cfg.optimizer
+lr_multiplier, train = _cfg.lr_multiplier, _cfg.train
+{name} = dataloader.test.mapper
+"""
+    (tmp_path / "cut.py").write_text(text.format(name="mapper"))
+    with pytest.raises(ConfigError, match=r"cut\.py: mapper: .*image_format.* underscore: _mapper$"):
+        load_config(str(tmp_path / "cut.py"))
+    (tmp_path / "cut.py").write_text(text.format(name="_mapper"))
+    assert "mapper" not in load_config(str(tmp_path / "cut.py")).raw
+
+
 def test_unknown_data_set(tmp_path):
     line = [
         "--config-file",

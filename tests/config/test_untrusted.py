@@ -77,6 +77,42 @@ def test_what_a_run_writes_of_our_configs_is_admitted(tmp_path, name):
     )
 
 
+PIECES = """
+from detectron2.config import LazyCall as L
+from mrcnn_plugin import model_zoo
+from mrcnn_plugin.configs.common.data.augmentations import albumentations, copy_paste, flip, scale_jitter
+from mrcnn_plugin.data import repeat_factor_sampler
+_cfg = model_zoo.get_config("Shapes/mask_rcnn_R_18_FPN.py")
+model, dataloader, optimizer = _cfg.model, _cfg.dataloader, _cfg.optimizer
+lr_multiplier, train = _cfg.lr_multiplier, _cfg.train
+_mapper = dataloader.train.mapper
+_mapper.augmentations = [*scale_jitter(320), flip]
+_mapper.recompute_boxes = True
+copy_paste(_mapper)
+dataloader.train.sampler = L(repeat_factor_sampler)(dataset="${..dataset}", repeat_thresh=0.1)
+"""
+
+
+@pytest.mark.parametrize("more", [False, True], ids=["", "albumentations"])
+def test_a_run_with_every_piece_for_the_data_can_be_predicted_with(tmp_path, more):
+    text = PIECES
+    if more:
+        pytest.importorskip("albumentations")
+        text += "import albumentations as A\n_mapper.augmentations.append(albumentations(L(A.Blur)(p=0.5)))\n"
+    (tmp_path / "pieces.py").write_text(text)
+    load_config(str(tmp_path / "pieces.py")).save(str(tmp_path / "config.yaml"))
+    again = load_config(str(tmp_path / "config.yaml"), trusted=False).raw.dataloader.train
+    assert again.mapper._target_ == "mrcnn_plugin.data.CopyPasteMapper"
+    assert again.sampler.repeat_thresh == 0.1
+    assert more == any("Albumentations" in step._target_ for step in again.mapper.augmentations)
+    for name in (
+        "albumentations.load",
+        "albumentations.core.serialization.from_dict",
+        "albumentations.os.system",
+    ):
+        assert permitted(name) is None
+
+
 def test_nothing_is_imported_to_find_out_that_a_name_is_not_admitted(tmp_path, monkeypatch):
     (tmp_path / "evil_package.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)

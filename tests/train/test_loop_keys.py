@@ -23,6 +23,11 @@ KEYS = [
     "train.accumulate=2",
     "train.checkpointer.period=2",
     "train.eval_period=2",
+    "dataloader.train.mapper._target_=mrcnn_plugin.data.CopyPasteMapper",
+    "dataloader.train.mapper.dataset=${..dataset}",
+    "dataloader.train.mapper.copy_paste=0.5",
+    "dataloader.train.sampler={_target_: mrcnn_plugin.data.repeat_factor_sampler, dataset: '${..dataset}', "
+    "repeat_thresh: 0.9}",
     # The rate is high enough from the start for weights to move visibly.
     "lr_multiplier.warmup_factor=1.0",
 ]
