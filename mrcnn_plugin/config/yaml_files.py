@@ -25,7 +25,7 @@ def compose(path: str) -> yaml.MappingNode:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or first_line(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a YAML file of a config: {first_line(error)}") from error
+        raise ConfigError(f"{path} is not a YAML file: {first_line(error)}") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path} is not a config: expected a mapping of keys at its top level")
     return node

@@ -123,7 +123,7 @@ def test_what_one_process_meets_is_printed_by_it_whatever_its_rank(config, error
             raise error
 
     monkeypatch.setenv("RANK", "1")
-    assert processes.run(main) == 2
+    assert processes.run(main, 1) == 2
     lines = r"error: (a\.png: cut|a process that loads data has been killed.*)\n"
     assert re.fullmatch(lines, capsys.readouterr().err)
 
@@ -133,7 +133,7 @@ def test_what_all_processes_know_is_printed_once(monkeypatch, capsys):
         raise ConfigError("wrong")
 
     monkeypatch.setenv("RANK", "1")
-    assert processes.run(main) == 2
+    assert processes.run(main, 1) == 2
     assert not capsys.readouterr().err
 
 

@@ -211,7 +211,7 @@ class LabelMeFile:
         """(P, 2) float64."""
         try:
             array = np.array(points, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.empty(0)
         if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
             raise self.error(f'{where} has no "points" [[x, y], ...]; draw it anew in LabelMe')
