@@ -84,7 +84,7 @@ test: setup
 test-all: setup
 	$(PY) -m pytest -n auto
 
-# Faults and hostile input, at length: an hour. The file systems of the drills are mounted, which needs root.
+# Faults, hostile input and memory at length: about 30 minutes of two cores. The file systems are mounted, as root.
 drills: setup
 	MRCNN_PLUGIN_KILLS=50 MRCNN_PLUGIN_MUTATIONS=2000 $(PY) -m pytest -n auto -m "not cuda" tests/drills tests/hostile
 

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import process_memory
 import torch
 import torchvision
 from detectron2.config import instantiate
@@ -199,12 +200,6 @@ def compare(expected: list[dict], results: list[dict], exact: bool) -> tuple[flo
     return float(apart[matched].max()), pixels
 
 
-def memory(key: str) -> float:
-    """MB of this process: VmRSS now, VmHWM at its peak."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{key}:")[1].split()[0]) / 1024
-
-
 @torch.no_grad()
 def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, rounds: int) -> list[list[str]]:
     """A row for each contestant: seconds per picture, times as fast as the first, memory, differences."""
@@ -216,15 +211,14 @@ def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, roun
         shift = turn % len(models)
         for model in [*models[shift:], *models[:shift]]:
             gc.collect()
-            before = memory("VmRSS")
-            # Resets the peak: see proc(5).
-            Path("/proc/self/clear_refs").write_text("5")
+            before = process_memory.start_peak()
             start = time.perf_counter()
             results[model.name] = [result for one in batches for result in model.run(one)]
             spent = (time.perf_counter() - start) / len(pictures)
             if turn > 0:
                 seconds[model.name].append(spent)
-                beyond[model.name] = max(beyond.get(model.name, 0.0), memory("VmHWM") - before)
+                extra = (process_memory.peak() - before) / process_memory.MB
+                beyond[model.name] = max(beyond.get(model.name, 0.0), extra)
         print(f"\r  round {turn} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     first, rows = models[0].name, []

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import process_memory
 import torch
 from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.structures import PolygonMasks
@@ -222,8 +223,8 @@ def memory_child(options: Options, kind: str) -> None:
 
 
 def reset_peak_mb(options: Options) -> float:
-    """Starts a new peak (Linux) and returns the memory held now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Starts a new peak and returns the memory held now."""
+    process_memory.start_peak()
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return peak_mb(options)
@@ -231,8 +232,7 @@ def reset_peak_mb(options: Options) -> float:
 
 def peak_mb(options: Options) -> float:
     """Peak resident memory of the host plus, on CUDA, peak memory allocated on the device."""
-    status = Path("/proc/self/status").read_text()
-    host = int(status.split("VmHWM:")[1].split()[0]) / 1e3
+    host = process_memory.peak() / 1e6
     return host + (torch.cuda.max_memory_allocated() / 1e6 if options.device == "cuda" else 0)
 
 

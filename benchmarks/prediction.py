@@ -38,6 +38,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import process_memory
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -118,7 +119,7 @@ def run(
         if done and (not seen or done > seen[-1][1]):
             seen.append((time.perf_counter(), done))
         if len(fifths) < 4 and done >= total * (len(fifths) + 1) / 5:
-            fifths.append(round(resident(process.pid)))
+            fifths.append(round(process_memory.resident(process.pid) / process_memory.MB))
         if kill_at and done >= kill_at and not ended:
             os.killpg(process.pid, signal.SIGKILL)
             ended, status, usage = os.wait4(process.pid, 0)
@@ -135,15 +136,6 @@ def lines(output: Path) -> int:
     if not files:
         return sum(1 for _ in output.glob("*.png"))
     return sum(max(file.read_bytes().count(b"\n") - 1, 0) for file in files)
-
-
-def resident(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status")
-    try:
-        found = [line for line in status.read_text().splitlines() if line.startswith("VmRSS")]
-    except OSError:
-        return 0.0
-    return int(found[0].split()[1]) / 1024 if found else 0.0
 
 
 def pictures_in(args: argparse.Namespace, folder: Path) -> Path:

@@ -9,7 +9,6 @@ after warm-up. Before anything is timed, the results are compared with Detectron
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.util
 import json
 import statistics
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import detectron2
+import process_memory
 import torch
 import torchvision
 from tabulate import tabulate
@@ -222,18 +222,11 @@ class PeakMemory:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
             return torch.cuda.memory_allocated()
-        # Memory freed earlier is handed back, so that what the call takes anew is seen.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return self._status("VmRSS")
+        process_memory.settled()
+        return process_memory.start_peak()
 
     def _peak(self) -> int:
-        return torch.cuda.max_memory_allocated() if self.cuda else self._status("VmHWM")
-
-    @staticmethod
-    def _status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+        return torch.cuda.max_memory_allocated() if self.cuda else process_memory.peak()
 
 
 def step(run: Contender, inputs: Inputs, meter: Callable) -> tuple[float, float]:

@@ -11,11 +11,23 @@ TRACEBACK = "MRCNN_PLUGIN_TRACEBACK"
 
 
 class ConfigError(ValueError):
-    """Something given on the command line or in a config file is wrong; the message says how to fix it."""
+    """Something given on the command line or in a config file is wrong; the message says how to fix it.
+
+    Attributes:
+        of_one_process: whether only the process that raises it knows of it, and not all of them.
+    """
+
+    of_one_process = False
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used; its message is one line that names the file and how to fix it."""
+    """A data set that cannot be used; its message is one line that names the file and how to fix it.
+
+    Attributes:
+        of_one_process: as of a `ConfigError`.
+    """
+
+    of_one_process = False
 
 
 class ImageError(ValueError):
@@ -46,6 +58,10 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+# Characters of what an error of a library says.
+_LONGEST_LINE = 500
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; of an error that came from another process, its own last line."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
@@ -53,9 +69,11 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     # PyTorch's loaders and spawned processes hand over a traceback as text.
-    return (
+    line = (
         lines[-1].partition(": ")[2] or lines[-1] if "Traceback (most recent call last)" in text else lines[0]
     )
+    # Libraries quote what they were given, whatever its size.
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
 
 _STORAGE = {

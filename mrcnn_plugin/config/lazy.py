@@ -13,8 +13,8 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from torch import nn
 
 from mrcnn_plugin.data import CocoSummary, as_names, hold_out, summarize
@@ -110,14 +110,24 @@ class LazyRunConfig(RunConfig):
         return any(key == given or key.startswith(f"{given}.") for given in self.overridden)
 
     def _get(self, key: str, default: Any = None) -> Any:
-        return OmegaConf.select(self.raw, key, default=default)
+        try:
+            return OmegaConf.select(self.raw, key, default=default)
+        except OmegaConfBaseException as error:
+            # It refers to what is not there, or to itself.
+            raise ConfigError(f"{self.path}: {key}: {first_line(error)}") from error
+
+    def _update(self, key: str, value: Any) -> None:
+        try:
+            OmegaConf.update(self.raw, key, value)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{self.path}: {key} cannot be set: {first_line(error)}") from error
 
     def _set(self, key: str, value: Any) -> bool:
         """Sets a value that the config has and the command line has not set; whether it was another one."""
         old = self._get(key)
         if old is None or self._is_overridden(key) or old == value:
             return False
-        OmegaConf.update(self.raw, key, value)
+        self._update(key, value)
         return True
 
     @property
@@ -235,11 +245,12 @@ class LazyRunConfig(RunConfig):
     def set_score_threshold(self, threshold: float) -> None:
         for key in [*self._of_predictors("test_score_thresh"), "model.test_score_thresh"]:
             if self._get(key) is not None:
-                OmegaConf.update(self.raw, key, threshold)
+                self._update(key, threshold)
 
     def _of_predictors(self, name: str) -> list[str]:
         """The key of this name of every box predictor; a cascade has one per stage."""
-        stages = len(self._get("model.roi_heads.box_predictors") or ())
+        predictors = self._get("model.roi_heads.box_predictors")
+        stages = len(predictors) if isinstance(predictors, ListConfig) else 0
         parts = [f"box_predictors.{stage}" for stage in range(stages)] or ["box_predictor"]
         return [f"model.roi_heads.{part}.{name}" for part in parts]
 

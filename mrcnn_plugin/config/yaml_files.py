@@ -7,11 +7,10 @@ import os
 import yaml
 from detectron2.utils.file_io import PathManager
 
+from mrcnn_plugin.data import yaml_nodes
 from mrcnn_plugin.errors import ConfigError, first_line
 
 _BASE = "_BASE_"
-#: Nodes that a config may have once its aliases are written out; a run folder's config has some hundreds.
-_MOST_NODES = 200_000
 
 
 def compose(path: str) -> yaml.MappingNode:
@@ -22,36 +21,14 @@ def compose(path: str) -> yaml.MappingNode:
     """
     try:
         with PathManager.open(path) as file:
-            node = yaml.compose(file, Loader=yaml.SafeLoader)
-        size = _size(node, {}) if node is not None else 0
+            node = yaml_nodes.compose(file)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or first_line(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a YAML file: {first_line(error)}") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path} is not a config: expected a mapping of keys at its top level")
-    if size > _MOST_NODES:
-        raise ConfigError(
-            f"{path}: its aliases stand for more than {_MOST_NODES:,} values; write out those that are needed"
-        )
     return node
-
-
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Nodes below `node`, an alias counted as what it stands for; at most _MOST_NODES + 1."""
-    if id(node) in known:
-        # Of a node that holds itself there is no end.
-        return known[id(node)]
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    known[id(node)] = _MOST_NODES + 1
-    pairs = (
-        node.value
-        if isinstance(node, yaml.SequenceNode)
-        else [child for pair in node.value for child in pair]
-    )
-    known[id(node)] = min(1 + sum(_size(child, known) for child in pairs), _MOST_NODES + 1)
-    return known[id(node)]
 
 
 def check_bases(path: str, above: tuple[str, ...] = ()) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.cache_folder import default_cache_dir
-from mrcnn_plugin.errors import DatasetError
+from mrcnn_plugin.errors import DatasetError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +153,9 @@ def read_json(path: Path) -> object:
         raise DatasetError(
             f"{path}: not UTF-8 text (byte {error.start}); annotations must be a JSON file, unpacked"
         ) from error
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, lists in lists in lists.
+        raise DatasetError(f"{path}: its JSON cannot be read ({first_line(error)}); make it anew") from error
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from error
 
@@ -206,7 +209,7 @@ class Reader:
                     raise self.error(f'{who} has no "{name}"; add it or remove the {singular}')
             for name in filter(entry.__contains__, TYPES):
                 kind, word = TYPES[name]
-                if not isinstance(entry[name], kind):
+                if not isinstance(entry[name], kind) or not is_of_64_bits(entry[name]):
                     raise self.error(f'{who} has the "{name}" {short(entry[name])}, expected {word}; fix it')
             if entry["id"] in seen:
                 raise self.error(f"two entries of {key} have the id {entry['id']}; number them anew")
@@ -343,7 +346,16 @@ def aspect_ratio(width: float, height: float) -> float:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    """Whether it is a number that a float64 holds."""
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_of_64_bits(value: object) -> bool:
+    """Whether a number, finite, is one that NumPy and PyTorch take; True for anything else."""
+    return not isinstance(value, (int, float)) or -(2**63) <= value < 2**63
 
 
 def is_limb(value: object) -> bool:

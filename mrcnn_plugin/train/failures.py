@@ -38,11 +38,17 @@ def explained(config: RunConfig) -> Iterator[None]:
     loop.addFilter(unexplained)
     try:
         yield
+    except DatasetError as error:
+        # From here on a data set is read by each process on its own.
+        error.of_one_process = True
+        raise
     except Exception as error:
         text = None if _is_known(error) else explanation(error, config)
         if text is None:
             raise
-        raise ConfigError(text) from error
+        told = ConfigError(text)
+        told.of_one_process = True
+        raise told from error
     finally:
         loop.removeFilter(unexplained)
 

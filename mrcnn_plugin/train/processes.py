@@ -175,7 +175,7 @@ def run(main: Callable[..., Any], *launch_args: Any) -> int:
     except (ConfigError, DatasetError) as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
-        _print_error(_own_text(error))
+        _print_error(_own_text(error), everywhere=error.of_one_process)
         return 2
     except OSError as error:
         problem = storage_problem(error)

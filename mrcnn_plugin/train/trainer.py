@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,11 +16,15 @@ import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from fvcore.common.history_buffer import HistoryBuffer
 from torch import Tensor, nn
 
 from mrcnn_plugin.data import ResumableLoader
 from mrcnn_plugin.modeling.matching import to_device
 from mrcnn_plugin.modeling.scalars import one_transfer, transfer
+
+# Values that a run keeps of each scalar: of so many Detectron2 takes the median, for the time that is left.
+_HISTORY = 1000
 
 
 class StopTraining(BaseException):
@@ -83,6 +89,11 @@ class Trainer(SimpleTrainer):
         self.accumulate = accumulate
         self.precision = precision
         self.grad_scaler = grad_scaler
+
+    def before_train(self) -> None:
+        # Detectron2 keeps a million of each, which grow to hundreds of megabytes in a long run.
+        self.storage._history = defaultdict(functools.partial(HistoryBuffer, max_length=_HISTORY))
+        super().before_train()
 
     def run_step(self) -> None:
         if not self.model.training:

@@ -227,3 +227,23 @@ def test_any_spoilt_entry_is_counted_or_a_dataset_error(tmp_path, coco, data):
         message = ""
         assert summary.images == 2
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "9" * 5000 + "}"])
+def test_json_without_end_is_one_line(tmp_path, text):
+    with pytest.raises(DatasetError, match=r"annotations\.json: its JSON cannot be read") as error:
+        summarize(save(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [10**400, 2**63, float("nan"), float("inf")])
+def test_numbers_that_no_tensor_holds(tmp_path, coco, value):
+    coco["images"][0]["width"] = value
+    with pytest.raises(DatasetError, match=r'has the "width" .*, expected a number'):
+        summarize(save(tmp_path, coco))
+
+
+def test_a_box_beyond_floating_point(tmp_path, coco):
+    coco["annotations"][0]["bbox"] = [0, 0, 10**400, 5]
+    with pytest.raises(DatasetError, match="has the bbox"):
+        summarize(save(tmp_path, coco))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,7 +20,9 @@ from pathlib import Path
 
 import torch
 from drills.forked import Run, shapes
-from helpers.tiny_runs import metrics_of, tiny_arguments
+from drills.killed_runs import same
+from helpers.tiny_runs import metrics_of, start, tiny_arguments
+from tabulate import tabulate
 
 from mrcnn_plugin.data import register_shapes_set
 
@@ -161,6 +164,34 @@ def full_disk_at_the_predictions(root: Path) -> dict:
 
 
 @drill
+def full_disk_at_the_results(root: Path) -> dict:
+    """Of predict.py without overlays: the lines that it appends, and what --resume then does."""
+    data = shapes(root, images=60)
+    Run(root / "train.log", tiny_arguments(data, root / "run", NO_TEST)).wait()
+    images = data["val"].rpartition(":")[2]
+    with small_disk(root / "disk", 0.1) as disk:
+        arguments = [
+            images,
+            "--run",
+            str(root / "run"),
+            "--score-threshold",
+            "0",
+            "--no-overlays",
+            "--output",
+        ]
+        filler = fill(disk, leave=16_384)
+        run = Run(root / "full.log", [*arguments, str(disk / "out")], program="predict")
+        run.wait()
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        again = Run(root / "again.log", [*arguments, str(disk / "out"), "--resume"], program="predict")
+        again.wait()
+        Run(root / "whole.log", [*arguments, str(root / "whole")], program="predict").wait()
+        results = [(folder / "predictions.json").read_bytes() for folder in (disk / "out", root / "whole")]
+        return row(run, resumes=again.status == 0 and results[0] == results[1])
+
+
+@drill
 def full_disk_at_drawn_data(root: Path) -> dict:
     with small_disk(root / "disk", 0.2) as disk:
         for split in ("train", "val"):
@@ -227,31 +258,107 @@ def files_replaced_under_a_running_loader(root: Path) -> dict:
     return row(run, went_on_with_one_broken=True)
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+
+
+def killed_process(root: Path, launcher: tuple[str, ...], victim: int, *more: str) -> dict:
+    """A run of two processes of which one is killed, as the system does where memory runs out."""
+    arguments = tiny_arguments(shapes(root), root / "run", NO_TEST, "train.checkpointer.period=2")
+    program = [*launcher, "train_net.py", *arguments, *more, ENDLESS]
+    with (root / "several.log").open("w") as log:
+        process = start(*program, output=log)
+        ranks: list[int] = []
+        try:
+            deadline = time.monotonic() + 300
+            while lines(root / "run") < 4 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            ranks = [pid for pid in children(process.pid) if b"resource_tracker" not in command_line(pid)]
+            # Both launchers start them in order.
+            began = time.monotonic()
+            os.kill(sorted(ranks)[victim], signal.SIGKILL)
+            status = process.wait(timeout=120)
+            seconds = round(time.monotonic() - began)
+        finally:
+            process.kill()
+        left = [pid for pid in ranks if b"train_net.py" in command_line(pid)]
+    text = (root / "several.log").read_text()
+    errors = [line[:300] for line in text.splitlines() if line.startswith("error: ")]
+    resumed = resumes(root / "run", arguments)
+    return {"status": status, "errors": errors, "seconds": seconds, "left": len(left), "resumes": resumed}
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 @drill
-def rank_killed_under_torchrun(root: Path) -> dict:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    more = [ENDLESS, NO_TEST, "train.checkpointer.period=2"]
-    with (root / "ranks.log").open("w") as log:
-        program = [
-            str(Path(__file__).parents[2] / "train_net.py"),
-            *tiny_arguments(shapes(root), root / "run", *more),
-        ]
-        process = subprocess.Popen([*torchrun, *program], stdout=log, stderr=log)
+def rank_0_killed_under_torchrun(root: Path) -> dict:
+    return killed_process(root, TORCHRUN, 0)
+
+
+@drill
+def rank_1_killed_under_torchrun(root: Path) -> dict:
+    return killed_process(root, TORCHRUN, 1)
+
+
+@drill
+def process_killed_of_two_that_were_spawned(root: Path) -> dict:
+    return killed_process(root, (), 1, "--num-gpus", "2")
+
+
+@drill
+def a_clock_that_jumps(root: Path) -> dict:
+    """By years, several times a second: the run is that of a steady clock, to the bit."""
+    library = root / "jumping_clock.so"
+    source = Path(__file__).with_name("jumping_clock.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"], check=True)
+    data = shapes(root)
+    more = ["train.max_iter=40", "train.checkpointer.period=5", "dataloader.train.num_workers=1"]
+    steady = Run(root / "steady.log", tiny_arguments(data, root / "steady", *more))
+    assert steady.wait() == 0, steady.text()
+    arguments = tiny_arguments(data, root / "jumping", *more)
+    clock = {"LD_PRELOAD": str(library)}
+    with (root / "first.log").open("w") as log:
+        process = start("train_net.py", *arguments, output=log, environment=clock)
         deadline = time.monotonic() + 300
-        while lines(root / "run") < 4 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        start = time.monotonic()
-        os.kill(int(children[-1]), signal.SIGKILL)
-        status = process.wait(timeout=120)
-    text = (root / "ranks.log").read_text()
-    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        while lines(root / "jumping") < 8 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    with (root / "second.log").open("w") as log:
+        status = start("train_net.py", *arguments, "--resume", output=log, environment=clock).wait(300)
+    logs = [(root / name).read_text() for name in ("first.log", "second.log")]
+    files = [root / name / "model_final.pth" for name in ("steady", "jumping")]
+    weights = [torch.load(path, weights_only=True) for path in files]
+    steps = [line["iteration"] for line in metrics_of(root / "jumping") if "total_loss" in line]
+    # The stamps of the log show that it did jump.
+    years = {stamp for text in logs for stamp in re.findall(r"^\[(\d\d/\d\d)", text, re.MULTILINE)}
     return {
         "status": status,
-        "errors": errors,
-        "seconds": round(time.monotonic() - start),
-        "ranks": len(children),
+        "errors": [line for text in logs for line in text.splitlines() if line.startswith("error: ")],
+        "traceback": any("Traceback" in text for text in logs),
+        "dates": len(years),
+        "twice": len(steps) - len(set(steps)),
+        "equal": same(*weights),
     }
+
+
+def table(rows: dict[str, dict]) -> str:
+    """The rows as docs/reliability.md has them: the fault, the exit status, the message, what came after."""
+    shown = ("status", "errors", "failed")
+    lines = []
+    for name, found in rows.items():
+        after = ", ".join(f"{key}: {value}" for key, value in found.items() if key not in shown)
+        message = "; ".join(found.get("errors", ())) or found.get("failed", "")
+        lines.append((name.replace("_", " "), found.get("status"), message, after))
+    return tabulate(lines, headers=("fault", "exit", "message", "afterwards"), tablefmt="pipe")
 
 
 def main(folder: Path, names: list[str]) -> dict[str, dict]:
@@ -266,6 +373,7 @@ def main(folder: Path, names: list[str]) -> dict[str, dict]:
         except Exception as error:
             rows[name] = {"failed": f"{type(error).__name__}: {error}"[-1500:]}
         print(json.dumps(rows[name]), file=sys.stderr, flush=True)
+    print(table(rows), file=sys.stderr)
     return rows
 
 

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 from drills.forked import Run, shapes
 from helpers.tiny_runs import metrics_of, tiny_arguments
 
-# Iterations for each kill: few enough that some kills fall into the start of a run, and some into its steps.
+_RESUMED = re.compile(r"Starting training from iteration (\d+)")
+# Iterations for each kill.
 _ITERATIONS = 6
+# The part of the kills that may come at any moment since the start of a process, which mostly is before its
+# first step; the others come between two checkpoints, or in the midst of one.
+_ANY_MOMENT = 0.3
 
 
 def same(first: object, second: object) -> bool:
@@ -32,9 +38,37 @@ def same(first: object, second: object) -> bool:
     return first == second
 
 
+def iteration_of(folder: Path) -> int:
+    """That of the last checkpoint; -1 where there is none."""
+    try:
+        return int(re.sub(r"\D", "", (folder / "last_checkpoint").read_text()) or -1)
+    except OSError:
+        return -1
+
+
+def kill(run: Run, folder: Path, moment: random.Random, span: float, iteration: float) -> str:
+    """Kills a run at a random moment; where that was.
+
+    Args:
+        span: seconds in which a run comes to its first step.
+        iteration: seconds of one, its checkpoint included.
+    """
+    before = iteration_of(folder)
+    if moment.random() < _ANY_MOMENT:
+        time.sleep(moment.uniform(0, span))
+    else:
+        after = moment.randrange(1, _ITERATIONS)
+        run.until(lambda: not run.alive() or iteration_of(folder) >= before + after)
+        time.sleep(moment.uniform(0, 2 * iteration))
+    run.kill(signal.SIGKILL)
+    if any(path.name.startswith(".") or path.suffix == ".part" for path in folder.glob("*")):
+        return "while a file was written"
+    return "in a step" if iteration_of(folder) > before else "before the first checkpoint"
+
+
 def drill(folder: Path, kills: int, seed: int, workers: int = 0) -> dict:
     """An unbroken run, and one that is killed so often: what differs between them."""
-    random_moment = random.Random(seed)
+    moment = random.Random(seed)
     iterations = _ITERATIONS * kills
     common = [
         f"train.max_iter={iterations}",
@@ -46,14 +80,17 @@ def drill(folder: Path, kills: int, seed: int, workers: int = 0) -> dict:
     data = shapes(folder)
     whole, broken = folder / "whole", folder / "broken"
     start = time.monotonic()
-    assert Run(folder / "whole.log", tiny_arguments(data, whole, *common)).wait() == 0
-    span = (time.monotonic() - start) / kills
+    first_run = Run(folder / "whole.log", tiny_arguments(data, whole, *common))
+    first_run.until(lambda: iteration_of(whole) >= 0)
+    span = time.monotonic() - start
+    assert first_run.wait() == 0, first_run.text()
+    iteration = (time.monotonic() - start - span) / iterations
     arguments = tiny_arguments(data, broken, *common)
     runs: list[Run] = []
+    moments: Counter = Counter()
     while len(runs) < kills and not any(run.status == 0 for run in runs):
         runs.append(Run(folder / f"{len(runs)}.log", [*arguments, *(["--resume"] if runs else [])]))
-        time.sleep(random_moment.uniform(0, 4 * span))
-        runs[-1].kill(signal.SIGKILL)
+        moments[kill(runs[-1], broken, moment, span, iteration)] += 1
     runs.append(Run(folder / "last.log", [*arguments, "--resume"]))
     runs[-1].wait()
     statuses = [run.status for run in runs]
@@ -61,7 +98,8 @@ def drill(folder: Path, kills: int, seed: int, workers: int = 0) -> dict:
     first, second = (torch.load(run / "model_final.pth", weights_only=True) for run in (whole, broken))
     return {
         "kills": statuses.count(-signal.SIGKILL),
-        "resumed from": sorted({run.text().partition("from iteration ")[2][:4].strip() for run in runs}),
+        "moments": dict(moments),
+        "resumed from": sorted({int(at) for run in runs for at in _RESUMED.findall(run.text())}),
         "problems": [run.text()[-2000:] for run in runs if "Traceback" in run.text() or run.errors],
         "end": statuses[-1],
         "twice": len(steps) - len(set(steps)),

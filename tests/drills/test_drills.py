@@ -14,7 +14,8 @@ mounts = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file syste
 
 def found(monkeypatch, script: str, *arguments: object) -> dict:
     monkeypatch.setenv("MRCNN_PLUGIN_TRACEBACK", "0")
-    process = start("-m", f"drills.{script}", *map(str, arguments), paths=[ROOT / "tests"])
+    paths = [ROOT / "tests", ROOT / "benchmarks"]
+    process = start("-m", f"drills.{script}", *map(str, arguments), paths=paths)
     output, errors = process.communicate(timeout=3600)
     assert process.returncode == 0, errors
     return json.loads(output.splitlines()[-1])
@@ -38,6 +39,17 @@ def test_the_same_with_processes_that_load_data(tmp_path, monkeypatch):
     assert_exact(found(monkeypatch, "killed_runs", tmp_path, KILLS or 4, 2, 2), KILLS or 4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "count"), [("train", 3000), ("predict", 5000)])
+def test_memory_does_not_grow_beyond_the_first_tenth(tmp_path, monkeypatch, what, count):
+    """By more than a hundredth of what is held; the plots are in the folder that pytest names."""
+    figures = found(monkeypatch, "memory_growth", tmp_path, what, count, tmp_path / "memory.png")
+    print(figures)
+    assert figures["calls"] == count
+    assert figures["growth"] < 0.01 * figures["MB after a tenth"], figures
+    assert (tmp_path / "memory.png").stat().st_size > 5000
+
+
 ENDS = {
     "second_run_in_a_folder": "is running in ",
     "file_size_limit": "File too large",
@@ -46,6 +58,7 @@ ENDS = {
     "full_disk_at_a_checkpoint": r".pth: No space left on device; --resume continues",
     "full_disk_at_the_metrics": "No space left on device; --resume continues",
     "full_disk_at_the_predictions": "No space left on device",
+    "full_disk_at_the_results": "No space left on device; --resume goes on from here",
     "full_disk_at_drawn_data": "cannot be drawn ([Errno 28] No space left on device",
     "read_only_folder": "cannot write in ",
 }
@@ -84,7 +97,26 @@ def test_sigterm_during_an_evaluation(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_others_within_a_minute(tmp_path, monkeypatch):
-    row = found(monkeypatch, "faults", tmp_path, "rank_killed_under_torchrun")["rank_killed_under_torchrun"]
-    assert row["status"] != 0
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rank_0_killed_under_torchrun", "another process of this run has ended"),
+        ("rank_1_killed_under_torchrun", "another process of this run has ended"),
+        ("process_killed_of_two_that_were_spawned", "a process of this run has ended"),
+    ],
+)
+def test_a_process_that_is_killed_ends_the_others_within_a_minute(tmp_path, monkeypatch, name, message):
+    row = found(monkeypatch, "faults", tmp_path, name)[name]
+    assert row["status"] == 1, row
     assert row["seconds"] < 60, row
+    assert row["left"] == 0, row
+    assert len(row["errors"]) == 1, row
+    assert message in row["errors"][0]
+    assert row["resumes"], row
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps(tmp_path, monkeypatch):
+    row = found(monkeypatch, "faults", tmp_path, "a_clock_that_jumps")["a_clock_that_jumps"]
+    assert row.pop("dates") > 2
+    assert row == {"status": 0, "errors": [], "traceback": False, "twice": 0, "equal": True}

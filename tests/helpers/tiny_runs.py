@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import IO
 
 import torch
 
@@ -34,12 +36,17 @@ def train_in_process(arguments: list[str]) -> int:
     return main(argument_parser().parse_intermixed_args(arguments))
 
 
-def start(*command: str, paths: Iterable[Path] = ()) -> subprocess.Popen:
-    """A Python script in a process of its own, its output in pipes; it imports from `paths` as well."""
+def start(
+    *command: str,
+    paths: Iterable[Path] = (),
+    output: IO | int = subprocess.PIPE,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen:
+    """A Python script in a process of its own, its output in pipes or a file; it imports from `paths` too."""
     path = os.pathsep.join(map(str, [ROOT, *paths]))
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **pipes)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
+    streams = {"stdout": output, "stderr": output, "text": True}
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **streams)
 
 
 def metrics_of(folder: Path) -> list[dict]:

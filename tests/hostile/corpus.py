@@ -6,16 +6,33 @@ import copy
 import io
 import json
 import random
-from pathlib import Path
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
-import torch
+import yaml
 from PIL import Image
 
 #: What takes the place of a value: wrong types, numbers out of every range, texts that break paths.
 VALUES: tuple[Any, ...] = (
-    *(None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -1e308, 0.5, float("nan"), float("inf"), -0.0),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**31,
+        2**63,
+        10**30,
+        10**400,
+        1e308,
+        -1e308,
+        0.5,
+        float("nan"),
+        float("inf"),
+        -0.0,
+    ),
     *("", "a", "x" * 5000, "\0", "../../etc/passwd", "/dev/zero", "\u202e\U0001f600", "\ud800", "1", "nan"),
     *([], {}, [[]], [None], [1, 2], [1e9] * 8, [[0, 0, 1e9, 0, 0, 1e9]], {"size": [2, 2], "counts": "~~~~"}),
     *(
@@ -85,19 +102,98 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+# JSON and YAML both: more brackets than a parser calls itself, a number of more digits than Python reads.
+_ENDLESS = (b"[" * 100_000, b"9" * 5000, b'{"a":' * 20_000)
+
+
 def json_text(tree: Any, draw: random.Random) -> bytes:
     """JSON of a mutated tree, one time in four with damaged bytes instead."""
     if draw.random() < 0.25:
         return damaged(json.dumps(tree).encode(), draw)
-    return json.dumps(mutated(tree, draw)).encode()
+    return _with_endless(json.dumps(mutated(tree, draw)).encode(), draw)
+
+
+def _with_endless(text: bytes, draw: random.Random) -> bytes:
+    """Now and then with something endless in place of a 1."""
+    at = text.find(b"1", draw.randrange(len(text) or 1))
+    if at < 0 or draw.random() > 0.04:
+        return text
+    return text[:at] + draw.choice(_ENDLESS) + text[at + 1 :]
+
+
+#: YAML that unfolds without end, or is built of something else than values.
+_YAML = (
+    "\n".join(
+        ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)), "names: *a39"]
+    ),
+    *(
+        "names: &a [*a, b]",
+        "&a names: *a",
+        "names: {? [1, 2] : cat}",
+        "names: {.inf: cat}",
+        "names: {.nan: cat}",
+    ),
+    *(
+        "names: 2001-99-99",
+        "names: {1: cat, 1: dog}",
+        "<<: [1]",
+        "names: !!binary x",
+        "nc: 0x",
+        "- a\n- b",
+        "",
+    ),
+    *(
+        "names: !!python/object/apply:os.system [ls]",
+        "names: 1:1:1:1",
+        "--- a\n--- b",
+        "names: [cat\x07]",
+        "%YAML 9",
+    ),
+)
+
+
+def yaml_text(tree: Any, draw: random.Random) -> bytes:
+    """YAML of a tree; one time in six damaged, one time in twelve another file altogether."""
+    if draw.random() < 1 / 12:
+        return draw.choice(_YAML).encode()
+    text = _with_endless(yaml.dump(tree).encode("utf-8", "surrogatepass"), draw)
+    return damaged(text, draw) if draw.random() < 1 / 6 else text
 
 
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000")
 
 
+def _png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these dimensions with these chunks, whatever they hold."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in ((b"IHDR", header), *chunks, (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def bomb(draw: random.Random) -> bytes:
+    """A few bytes that are an image of a great many pixels, or of none, or with a text of many megabytes."""
+    zeros = zlib.compress(bytes(20_000_000))
+    side = draw.choice((0, 1, 64, 12_000, 60_000, 2**31 - 1))
+    kind = draw.randrange(5)
+    if kind == 0:
+        return _png(side, side, (b"IDAT", zeros))
+    if kind == 1:
+        return _png(64, 64, (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000))), (b"IDAT", zeros))
+    if kind == 2:
+        return b"P6 %d %d 255\n" % (side, side) + bytes(100)
+    if kind == 3:
+        return b"BM" + struct.pack("<IIIIiiHHIIiiII", 70, 0, 54, 40, side, -side, 1, 24, 0, 16, 0, 0, 0, 0)
+    return b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(6) + b"," + bytes(20)
+
+
 def picture(draw: random.Random, size: int = 64) -> bytes:
-    """An image file of some mode and format, rotated, animated or damaged."""
+    """An image file of some mode and format, rotated, animated or damaged; now and then a bomb."""
+    if draw.random() < 0.05:
+        return bomb(draw)
     noise = np.random.default_rng(draw.randrange(2**32))
     image = Image.fromarray(noise.integers(0, 256, (draw.choice((1, size)), size, 3), dtype=np.uint8))
     mode = draw.choice(_MODES)
@@ -130,26 +226,3 @@ def image_name(draw: random.Random) -> str:
         ("a", "x" * 240, "ä" * 120, "\U0001f600", "a\nb", "a\x1b[31mb", " ", "-rf", "a'b\"c", "100%d")
     )
     return stem + draw.choice((".png", ".jpg", ".tif", ".webp", ".bmp"))
-
-
-def checkpoint(path: Path, state: dict[str, torch.Tensor], draw: random.Random) -> None:
-    """A file of torch.save with values of another kind, or with damaged bytes."""
-    tensors = (
-        torch.ones(1).expand(1 << 40),
-        torch.full((3, 2), float("nan")),
-        torch.zeros(0),
-        torch.eye(3).to_sparse(),
-        torch.ones(3, 2, dtype=torch.complex64),
-        torch.ones(3, 2).bool(),
-        torch.ones(2, 3).t(),
-        torch.ones(3, 2).half(),
-    )
-    data: dict[Any, Any] = {"model": dict(state), "iteration": 3}
-    for _ in range(draw.randint(0, 2)):
-        target = data["model"] if isinstance(data.get("model"), dict) and draw.random() < 0.7 else data
-        key = draw.choice([*target, "new", 3]) if target else "new"
-        target[key] = draw.choice(tensors) if draw.random() < 0.6 else copy.deepcopy(draw.choice(VALUES))
-    file = io.BytesIO()
-    torch.save(data, file, _use_new_zipfile_serialization=draw.random() < 0.7)
-    content = file.getvalue()
-    path.write_bytes(damaged(content, draw) if draw.random() < 0.6 else content)

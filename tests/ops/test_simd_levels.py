@@ -109,9 +109,6 @@ def convolve():
 OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress, convolve]
 
 
-OPS = [pool, pool_max, paste, paste_soft, encode, find_keypoints, rasterize, suppress]
-
-
 @pytest.mark.parametrize("run", [pool_max, paste, paste_soft, encode, rasterize, suppress])
 @pytest.mark.parametrize("level", simd_levels()[1:])
 def test_the_same_bits_at_every_level(run, level, at_level):

@@ -12,7 +12,7 @@ from detectron2.engine import SimpleTrainer
 from helpers.tiny_runs import TINY
 
 from mrcnn_plugin.config import load_config
-from mrcnn_plugin.errors import ConfigError, first_line, storage_problem
+from mrcnn_plugin.errors import ConfigError, DatasetError, first_line, storage_problem
 from mrcnn_plugin.train import processes
 from mrcnn_plugin.train.failures import explained, explanation
 
@@ -112,3 +112,30 @@ def test_first_line():
     assert first_line(KeyError("a b")) == "a b"
     assert first_line(ValueError()) == "ValueError"
     assert first_line(ValueError("\n one\ntwo")) == "one"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DataLoader worker (pid 7) exited unexpectedly"), DatasetError("a.png: cut")]
+)
+def test_what_one_process_meets_is_printed_by_it_whatever_its_rank(config, error, monkeypatch, capsys):
+    def main():
+        with explained(config):
+            raise error
+
+    monkeypatch.setenv("RANK", "1")
+    assert processes.run(main, 1) == 2
+    lines = r"error: (a\.png: cut|a process that loads data has been killed.*)\n"
+    assert re.fullmatch(lines, capsys.readouterr().err)
+
+
+def test_what_all_processes_know_is_printed_once(monkeypatch, capsys):
+    def main():
+        raise ConfigError("wrong")
+
+    monkeypatch.setenv("RANK", "1")
+    assert processes.run(main, 1) == 2
+    assert not capsys.readouterr().err
+
+
+def test_an_error_that_quotes_a_file_is_cut():
+    assert len(first_line(ValueError("invalid header: " + "[" * 100_000))) < 600

@@ -149,3 +149,11 @@ def test_the_engine_trains_in_bfloat16(train, finished_run, tmp_path):
     assert half == pytest.approx(full, rel=0.1)
     assert half[0] != full[0]
     assert LazyConfig.load(str(tmp_path / "config.yaml")).train.amp.enabled
+
+
+def test_what_is_kept_of_the_scalars_has_an_end():
+    trainer = trainer_of(*[[0.0]] * 1200)
+    trainer.train(0, 1200)
+    history = trainer.storage.history("total_loss")
+    assert [iteration for _, iteration in history.values()] == list(range(200, 1200))
+    assert history.global_avg() == 0

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mrcnn_plugin.data.coco_summary import read_json
+from mrcnn_plugin.data.images import IMAGE_ERRORS
 from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import DEFAULTS, AnnotationSet, Options, absolute, named_categories, progress
@@ -148,7 +149,7 @@ class LabelMeFile:
     def opened(self, content: bytes, what: str) -> Image.Image:
         try:
             return Image.open(io.BytesIO(content))
-        except (UnidentifiedImageError, OSError) as error:
+        except IMAGE_ERRORS as error:
             raise self.error(f"{what} holds no picture; save it with LabelMe") from error
 
     def size(self) -> tuple[int, int] | None:
@@ -210,7 +211,7 @@ class LabelMeFile:
         """(P, 2) float64."""
         try:
             array = np.array(points, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.empty(0)
         if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
             raise self.error(f'{where} has no "points" [[x, y], ...]; draw it anew in LabelMe')
@@ -218,8 +219,14 @@ class LabelMeFile:
 
     def mask(self, data: object, points: np.ndarray, where: str, frame: Picture) -> np.ndarray:
         """(H, W) bool from a PNG in base64 of the region whose corners, both inside it, are `points`."""
-        with self.opened(self.decoded(data, f"the mask of {where}"), f"the mask of {where}") as image:
-            part = np.asarray(image)
+        what = f"the mask of {where}"
+        with self.opened(self.decoded(data, what), what) as image:
+            try:
+                part = np.asarray(image)
+            except IMAGE_ERRORS as error:
+                raise self.error(
+                    f"{what} cannot be read ({one_line(error)}); draw it anew in LabelMe"
+                ) from error
         (x0, y0), (x1, y1) = points[0].astype(int), points[-1].astype(int)
         if part.shape != (y1 - y0 + 1, x1 - x0 + 1):
             raise self.error(

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from mrcnn_plugin.data.images import IMAGE_ERRORS
 from mrcnn_plugin.errors import DatasetError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -134,13 +135,13 @@ def read_picture(path: Path, content: bytes | None = None) -> Picture:
             width, height = image.size[::-1] if _TURNS[orientation][0] else image.size
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such picture; copy it there or remove its annotations") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except IMAGE_ERRORS as error:
         raise DatasetError(f"{path}: cannot be read as a picture ({one_line(error)}); replace it") from error
     return Picture(path, width, height, orientation, wide)
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -214,7 +215,7 @@ def _pixels(path: Path) -> np.ndarray:
         colours = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such mask; copy it there") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, cv2.error) as error:
+    except (*IMAGE_ERRORS, cv2.error) as error:
         raise DatasetError(f"{path}: cannot be read as a mask ({one_line(error)}); replace it") from error
     if colours is None:
         raise DatasetError(f"{path}: cannot be read as a mask; replace it")

@@ -8,12 +8,14 @@ https://docs.ultralytics.com/datasets/segment: one text file per picture, one li
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from mrcnn_plugin.data.yaml_nodes import compose
 from mrcnn_plugin.errors import DatasetError
 
 from .annotation_set import DEFAULTS, AnnotationSet, Options, absolute, progress
@@ -81,9 +83,12 @@ def read_config(source: Path) -> tuple[Path, dict]:
 
 
 def read_yaml(path: Path) -> dict:
+    text = read_text(path)
     try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        compose(text)
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # PyYAML hands on what its own parts raise, of a date that does not exist for instance.
         raise DatasetError(f"{path}: malformed YAML ({one_line(error)}); fix that line") from error
     if not isinstance(config, dict):
         raise DatasetError(f"{path}: expected `names: [class, ...]` and where the pictures are, got no keys")
@@ -107,8 +112,9 @@ def class_names(path: Path, config: dict) -> list[tuple[int, str]]:
     try:
         items = list(names.items() if isinstance(names, dict) else enumerate(names))
         classes = sorted((int(index), str(name)) for index, name in items)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: expected `names`, a list or {{index: name}}, got {names!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        got = shortened(names)
+        raise DatasetError(f"{path}: expected `names`, a list or {{index: name}}, got {got}") from error
     if not classes:
         raise DatasetError(f"{path}: `names` is empty; list the classes there")
     count = config.get("nc", len(classes))
@@ -117,6 +123,11 @@ def class_names(path: Path, config: dict) -> list[tuple[int, str]]:
             f"{path}: nc is {count}, but names has {len(classes)} entries; correct one of them"
         )
     return classes
+
+
+def shortened(value: object) -> str:
+    """A value in a few words: the aliases of a YAML file can make a great many of it."""
+    return reprlib.repr(value)
 
 
 def listed_pictures(

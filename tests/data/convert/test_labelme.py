@@ -270,3 +270,12 @@ def test_malformed_files(tmp_path, first):
     path.write_text('{"shapes": [')
     with pytest.raises(DatasetError, match=r"first.json:1:13: malformed JSON"):
         read_labelme(tmp_path)
+
+
+def test_a_mask_that_is_cut_short(tmp_path, first):
+    whole = base64.b64decode(png(np.random.default_rng(0).integers(0, 255, (30, 30), dtype=np.uint8)))
+    cut = base64.b64encode(whole[: len(whole) // 2]).decode()
+    save_picture(tmp_path / first.name, first.pixels())
+    write_json(tmp_path, first, [shape("a", [[1, 1], [30, 30]], "mask", mask=cut)])
+    with pytest.raises(DatasetError, match=r"the mask of shapes\[0\] 'a' cannot be read"):
+        read_labelme(tmp_path)

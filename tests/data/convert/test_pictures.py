@@ -1,5 +1,7 @@
 """EXIF orientations against Pillow, and masks of all depths."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -152,3 +154,13 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
     (tmp_path / "a/b.png").touch()
     (tmp_path / "a/up").symlink_to(tmp_path)
     assert list_pictures(tmp_path) == [tmp_path / "a/b.png"]
+
+
+def test_decompression_bombs_are_named(tmp_path):
+    """Seventy bytes that say they are an image of 3.6 gigapixels."""
+    path = tmp_path / "a.bmp"
+    sizes = (70, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 16, 0, 0, 0, 0)
+    path.write_bytes(b"BM" + struct.pack("<IIIIiiHHIIiiII", *sizes))
+    for read in (read_picture, read_binary_mask):
+        with pytest.raises(DatasetError, match=r"a\.bmp: cannot be read as a (picture|mask) \(Image size"):
+            read(path)

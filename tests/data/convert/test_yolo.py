@@ -213,3 +213,27 @@ def test_lines_are_parsed_as_written(index, points):
     parsed_index, parsed = parse_line(line, "label", boxes=False)
     assert parsed_index == index
     np.testing.assert_array_equal(parsed, points)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a0: &a0 [x, x]\n"
+            + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+            + "names: *a39",
+            "aliases stand for more than",
+        ),
+        ("names: &a [*a]", "aliases stand for more than"),
+        ("names: {.inf: cat}", "expected `names`, a list or {index: name}, got {inf: 'cat'}"),
+        ("names: 2001-99-99", "malformed YAML"),
+        ("names: " + 5000 * "9", "malformed YAML"),
+        ("names: " + 5000 * "[", "malformed YAML"),
+    ],
+)
+def test_yaml_that_has_no_end_or_no_meaning(root, text, message):
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(DatasetError) as error:
+        read_yolo(root)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 1000
