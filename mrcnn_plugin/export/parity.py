@@ -85,8 +85,8 @@ class OriginalModel(ExportedModel):
     @property
     def limit(self) -> int:
         """Most detections of a picture."""
-        predictor = self._model.roi_heads.box_predictor
-        last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+        predictor: Any = self._model.roi_heads.box_predictor
+        last: Any = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
         return last.test_topk_per_image
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, float, float]:

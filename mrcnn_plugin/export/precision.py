@@ -30,7 +30,7 @@ from .quantization import quantize
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Most pictures that ranges are taken from: more hardly move them.
 MOST_PICTURES = 200
-# The only format whose runtime gains: ONNX Runtime's CPU kernels and torch.export's programs do not.
+# NNCF's own; quantized ONNX files and torch.export programs were not tried.
 _FORMAT = "openvino"
 # What stays in floating point, by parts of the weights' names, in the order in which it is tried.
 _PREDICTORS = ("objectness_logits", "anchor_deltas", "predictor", "score_lowres", "mask_iou")
@@ -166,8 +166,7 @@ def requested_precision(
 def _check(args: argparse.Namespace) -> None:
     if args.precision != "fp32" and args.format != _FORMAT:
         raise ConfigError(
-            f"--precision {args.precision} is there for --format {_FORMAT} only: other formats' runtimes do "
-            "not gain on a CPU"
+            f"--precision {args.precision} is there for --format {_FORMAT} only, got --format {args.format}"
         )
     if args.precision == "int8" and not args.calibration:
         raise ConfigError("--precision int8 needs --calibration FOLDER, pictures like those that will come")

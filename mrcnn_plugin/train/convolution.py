@@ -41,8 +41,12 @@ def fuse_convolutions(model: nn.Module) -> None:
         convs = [one for one in module.children() if isinstance(one, nn.Conv2d)]
         if type(module) in _BLOCKS and all(isinstance(one, TrainedConv2d) for one in convs):
             module.__class__ = _BLOCKS[type(module)]
-        elif type(module) is FPN and all(isinstance(one, TrainedConv2d) for one in module.lateral_convs):
+        elif _has_trained_laterals(module):
             specialize(module, FusedFPN)
+
+
+def _has_trained_laterals(module: Any) -> bool:
+    return type(module) is FPN and all(isinstance(one, TrainedConv2d) for one in module.lateral_convs)
 
 
 class TrainedConv2d(nn.Conv2d):
@@ -171,10 +175,10 @@ def _onednn(
     stride, padding, dilation, groups = geometry
     onednn: Any = torch.ops.mkldnn
     sizes = (padding, stride, dilation, groups)
-    after = ("relu" if relu else "none", [], "")
+    after: Any = ("relu" if relu else "none", [], "")
     if residual is None:
         return onednn._convolution_pointwise(x, weight, bias, *sizes, *after)
-    unary = ("relu", [], "") if relu else (None, [], None)
+    unary: Any = ("relu", [], "") if relu else (None, [], None)
     return onednn._convolution_pointwise.binary(x, residual, weight, bias, *sizes, "add", None, *unary)
 
 
