@@ -34,10 +34,11 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from end_to_end import as_if_trained, of_ours, project, spread_scores, zoo
+from end_to_end import of_ours, spread_scores
 from omegaconf import DictConfig
 from tabulate import tabulate
 from torch import nn
+from whole_models import as_if_trained, project, zoo
 
 from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.export import DetectionGraph, load, trace

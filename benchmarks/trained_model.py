@@ -26,9 +26,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import process_memory
 import torch
 from detectron2.config import instantiate
-from end_to_end import Contestant, memory, of_detectron2, of_ours
+from end_to_end import Contestant, of_detectron2, of_ours
 from model_zoo import detectron2_model
 from pycocotools.coco import COCO
 from runtimes import NAMES, of_file
@@ -75,13 +76,11 @@ def run_all(
         for model in [*models[shift:], *models[:shift]]:
             if picture["image"].shape not in seen:
                 model.run([picture])
-            before = memory("VmRSS")
-            # Resets the peak: see proc(5).
-            Path("/proc/self/clear_refs").write_text("5")
+            before = process_memory.start_peak()
             start = time.perf_counter()
             found = model.run([picture])[0]
             seconds[model.name].append(time.perf_counter() - start)
-            beyond[model.name] = max(beyond[model.name], memory("VmHWM") - before)
+            beyond[model.name] = max(beyond[model.name], (process_memory.peak() - before) / process_memory.MB)
             results[model.name] += [result | {"image_id": image_id} for result in found]
         seen.add(picture["image"].shape)
         print(f"\r  picture {turn + 1} of {len(pictures)}", end="", file=sys.stderr, flush=True)

@@ -68,8 +68,10 @@ class TrainedConv2d(nn.Conv2d):
             scale, bias = _scale_and_shift(norm, bias)
             norm = None
         alone = norm is None and activation is None
-        relu_inside = norm is None and (relu or _is_relu(activation))
         inside = residual if alone else None
+        # A residual that is added later comes before the ReLU that follows.
+        behind = residual is not None and inside is None
+        relu_inside = norm is None and (_is_relu(activation) or (relu and activation is None and not behind))
         if _by_onednn(x, self.weight):
             geometry = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
             y = _Convolution.apply(x, self.weight, scale, bias, inside, geometry, relu_inside)
@@ -83,9 +85,9 @@ class TrainedConv2d(nn.Conv2d):
             y = norm(y)
         if activation is not None and not relu_inside:
             y = activation(y)
-        if residual is not None and inside is None:
-            y = y + residual.to(y.dtype)
-        return F.relu_(y) if relu and not relu_inside else y
+        if behind:
+            y = y + residual.to(y.dtype)  # type: ignore[union-attr]
+        return F.relu_(y) if relu and (behind or not relu_inside) else y
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

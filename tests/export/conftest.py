@@ -30,6 +30,8 @@ def run(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight)
+    # Masks that are not empty, with few pixels so near 0.5 that rounding decides.
+    torch.nn.init.normal_(model.roi_heads.mask_head.predictor.weight)
     LazyConfig.save(cfg, str(folder / "config.yaml"))
     torch.save({"model": model.state_dict()}, folder / "model_final.pth")
     names = ["circle", "square", "triangle", "star"]

@@ -163,7 +163,8 @@ def test_the_weights_gradient_by_parts_of_the_tiles(monkeypatch):
     x, grad = inputs(3, 16, 16, 20, 24)[0], inputs(3, 16, 16, 20, 24, seed=1)[0]
     whole = winograd_weight_gradient(x, grad)
     monkeypatch.setattr(winograd, "_GRADIENT_PART", 36 * 16 * 9)
-    torch.testing.assert_close(winograd_weight_gradient(x, grad), whole, atol=1e-4, rtol=1e-5)
+    apart = (winograd_weight_gradient(x, grad) - whole).abs().max()
+    assert 0 < apart < 1e-5 * whole.abs().max()
 
 
 def test_opcheck_of_the_gradients():

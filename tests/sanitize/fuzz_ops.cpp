@@ -260,12 +260,22 @@ void winograd(Bytes& bytes) {
   const c10::IValue bias = bytes.flag() ? c10::IValue(pixels(bytes, {channels})) : c10::IValue();
   Tensor output = at::zeros_like(map);
   call("winograd_output", {output, tiles, bias, first, bytes.flag(), bytes.flag()});
+  call("winograd_gradient", {map, first, count});
+}
+
+void winograd_filters(Bytes& bytes) {
+  const int64_t out = bytes.below(40), in = bytes.below(40), side = bytes.take<uint8_t>() < 250 ? 3 : 2;
+  const Tensor weight = pixels(bytes, {out, in, side, side});
+  const Tensor filter = call("winograd_filter", {weight, bytes.flag()})[0].toTensor();
+  const Tensor gradient = call("winograd_filter_backward", {filter})[0].toTensor();
+  require(gradient.dim() == 4, "the gradient of a weight has four axes");
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static constexpr void (*kOps[])(Bytes&) = {masks, polygons, nms, keypoints, roi_align, winograd};
+  static constexpr void (*kOps[])(Bytes&) = {masks,    polygons,        nms, keypoints, roi_align,
+                                             winograd, winograd_filters};
   static const bool ready = [] {
     at::set_num_threads(1);
     return true;

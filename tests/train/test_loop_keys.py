@@ -151,7 +151,8 @@ def test_a_diverging_run_ends_with_what_was_seen(shapes, tmp_path, capsys, monke
     error = capsys.readouterr().err
     lines = error[error.index("error: ") :].splitlines()
     assert lines[0].startswith("error: a loss is not finite at iteration 1, whose step was not taken")
-    assert "Predicted boxes or scores contain Inf/NaN" in lines[1]
+    # Which of the two comes first is a matter of rounding.
+    assert "Predicted boxes or scores contain Inf/NaN" in lines[1] or "= nan" in lines[1]
     assert lines[2].count(".png") + lines[2].count(".jpg") == 2
     assert "checkpoint" in lines[3]
     assert len(lines) == 5
