@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.exported_models import description_of
 
 from mrcnn_plugin.export.parity import Tolerance, compare
-from mrcnn_plugin.runtime import ExportedModel, ModelDescription
+from mrcnn_plugin.runtime import ExportedModel
 
-ABOUT = ModelDescription(
-    version="0",
-    outputs=["boxes", "scores", "classes", "masks", "keypoints"],
-    color_order="RGB",
-    image_size=None,
-    min_size=None,
-    max_size=None,
-    resizes=False,
-    pixel_mean=[0.0, 0.0, 0.0],
-    score_threshold=0.05,
-    nms_threshold=0.5,
-    masks="probabilities",
-    mask_threshold=0.5,
-    metadata={},
-    config="",
-)
+ABOUT = description_of(["boxes", "scores", "classes", "masks", "keypoints"])
 
 
 class Given(ExportedModel):

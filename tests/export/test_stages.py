@@ -9,28 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.exported_models import MODELS, image_of, random_model
+from helpers.exported_models import MODELS, description_of, image_of, random_model
 
 from mrcnn_plugin.export import DetectionGraph, stages
 from mrcnn_plugin.export.stages import StagesGraph, first_stage
-from mrcnn_plugin.runtime import ExportedModel, ModelDescription
+from mrcnn_plugin.runtime import ExportedModel
 
-ABOUT = ModelDescription(
-    version="0",
-    outputs=[],
-    color_order="RGB",
-    image_size=None,
-    min_size=None,
-    max_size=None,
-    resizes=False,
-    pixel_mean=[0.0, 0.0, 0.0],
-    score_threshold=0.05,
-    nms_threshold=0.5,
-    masks="probabilities",
-    mask_threshold=0.5,
-    metadata={},
-    config="",
-)
+ABOUT = description_of([])
 
 
 class Changed(ExportedModel):

@@ -7,8 +7,30 @@ from detectron2.config import instantiate
 from export_matrix import CASES
 from omegaconf import DictConfig
 
+from mrcnn_plugin.runtime import ModelDescription
+
 #: name -> config of a narrow model of every kind.
 MODELS = {name: config for name, config in CASES.items() if "R50-FPN" not in name}
+
+
+def description_of(outputs: list[str]) -> ModelDescription:
+    """Of a model for any size of picture, with these outputs."""
+    return ModelDescription(
+        version="0",
+        outputs=outputs,
+        color_order="RGB",
+        image_size=None,
+        min_size=None,
+        max_size=None,
+        resizes=False,
+        pixel_mean=[0.0, 0.0, 0.0],
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        masks="probabilities",
+        mask_threshold=0.5,
+        metadata={},
+        config="",
+    )
 
 
 def random_model(config: DictConfig) -> torch.nn.Module:
