@@ -28,4 +28,9 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def("winograd_gradient(Tensor grad, SymInt first, SymInt count) -> Tensor");
   m.def("winograd_filter(Tensor weight, bool flip) -> Tensor");
   m.def("winograd_filter_backward(Tensor products) -> Tensor");
+  m.def("has_matrix_tiles() -> bool");
+  m.def("split_weight(Tensor weight, bool flip) -> Tensor");
+  m.def(
+      "split_conv2d(Tensor(a!) output, Tensor input, Tensor weight, Tensor? bias, int stride, bool accumulate, "
+      "bool relu) -> ()");
 }
