@@ -9,6 +9,7 @@ from mrcnn_plugin.ops.paste_masks import paste_masks
 from mrcnn_plugin.ops.rasterize_polygons import PackedPolygons, pack_polygons, rasterize_polygons
 from mrcnn_plugin.ops.roi_align import ROIAlign, multi_level_roi_align, roi_align
 from mrcnn_plugin.ops.roi_pool import ROIPool, ROIWarp
+from mrcnn_plugin.ops.split_convolution import has_matrix_tiles, split_conv2d, split_weight
 from mrcnn_plugin.ops.winograd import (
     winograd_conv2d,
     winograd_filter,
@@ -23,6 +24,7 @@ __all__ = [
     "ROIWarp",
     "encode_masks",
     "grouped_nms",
+    "has_matrix_tiles",
     "heatmaps_to_keypoints",
     "multi_level_roi_align",
     "nms_mask",
@@ -31,6 +33,8 @@ __all__ = [
     "paste_masks",
     "rasterize_polygons",
     "roi_align",
+    "split_conv2d",
+    "split_weight",
     "winograd_conv2d",
     "winograd_filter",
     "winograd_weight",

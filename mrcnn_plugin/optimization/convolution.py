@@ -9,15 +9,21 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from detectron2 import layers
+from detectron2.modeling.roi_heads import ROIHeads
 from torch import Tensor, nn
 
-from mrcnn_plugin.ops import winograd_conv2d, winograd_weight
+from mrcnn_plugin.ops import has_matrix_tiles, split_conv2d, split_weight, winograd_conv2d, winograd_weight
 from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.winograd import CHANNEL_MULTIPLE
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # With fewer, the transforms cost more than the multiplications that they save.
 _LEAST_CHANNELS = 64
+# With fewer, reading and writing the maps of 1x1 convolutions takes the time, not multiplying. Measured.
+_LEAST_SPLIT_CHANNELS = 128
+# With more, 3x3 convolutions are faster on matrix tiles than by Winograd's scheme, whose weights take four
+# times the memory; and so are those on RoIs, whose sides are no multiples of a Winograd tile's.
+_MOST_WINOGRAD_CHANNELS = 256
 
 
 @functools.cache
@@ -68,6 +74,8 @@ class FusedConv2d(nn.Conv2d):
     after: Activation
     # The weight for `winograd_conv2d`, where `use_winograd` chose that.
     transformed: Tensor | None
+    # The weight for `split_conv2d`, where `use_matrix_tiles` chose that.
+    split: Tensor | None
     # The weight in the order that oneDNN computes in, which it would else make at every call.
     packed: Tensor | None
 
@@ -86,6 +94,22 @@ class FusedConv2d(nn.Conv2d):
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):
             relu = self.after.name == "relu"
             return winograd_conv2d(x, self.transformed, self.bias, residual, relu=relu, overwrite=overwrite)
+        if (
+            self.split is not None
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and has_matrix_tiles()
+        ):
+            relu, stride = self.after.name == "relu", self.stride[0]
+            return split_conv2d(
+                x,
+                self.split,
+                self.out_channels,
+                self.bias,
+                residual,
+                stride=stride,
+                relu=relu,
+                overwrite=overwrite,
+            )
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if self.packed is None:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
@@ -151,6 +175,7 @@ def fuse(conv: Any, activation: object = None) -> bool:
     conv.after = after if own is IDENTITY else own
     conv.packed = None
     conv.register_buffer("transformed", None, persistent=False)
+    conv.register_buffer("split", None, persistent=False)
     conv.__class__ = FusedConv2d
     return True
 
@@ -170,10 +195,39 @@ def use_winograd(model: nn.Module) -> None:
             conv.transformed = winograd_weight(conv.weight)
 
 
+def use_matrix_tiles(model: nn.Module) -> None:
+    """Lets those of the FusedConv2d that are faster so multiply on the processor's matrix tiles, where it has
+    them: 1x1 of many channels, 3x3 of many more, and those of RoI heads. Before `use_winograd`."""
+    if not has_matrix_tiles():
+        return
+    in_heads = {conv for heads in model.modules() if isinstance(heads, ROIHeads) for conv in heads.modules()}
+    for conv in model.modules():
+        if isinstance(conv, FusedConv2d) and _suits_matrix_tiles(conv, on_rois=conv in in_heads):
+            conv.split = split_weight(conv.weight)
+
+
+def _suits_matrix_tiles(conv: FusedConv2d, on_rois: bool) -> bool:
+    channels = (conv.in_channels, conv.out_channels)
+    if conv.kernel_size == (1, 1):
+        suits = conv.padding == (0, 0) and conv.stride[0] == conv.stride[1]
+        suits &= min(channels) >= _LEAST_SPLIT_CHANNELS
+    else:
+        suits = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1)
+        suits &= min(channels) > _MOST_WINOGRAD_CHANNELS or (on_rois and min(channels) >= _LEAST_CHANNELS)
+    return (
+        suits
+        and conv.groups == 1
+        and conv.after.name in ("none", "relu")
+        and conv.weight.dtype == torch.float32
+        and conv.weight.device.type == "cpu"
+    )
+
+
 def _suits_winograd(conv: FusedConv2d) -> bool:
     channels = (conv.in_channels, conv.out_channels)
     return (
-        conv.kernel_size == (3, 3)
+        conv.split is None
+        and conv.kernel_size == (3, 3)
         and conv.stride == conv.padding == conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.after.name in ("none", "relu")

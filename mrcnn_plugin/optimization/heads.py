@@ -15,9 +15,14 @@ from torch import Tensor, nn
 
 from mrcnn_plugin.modeling import FCNMaskHead, OneHotKeypointHead, SoftmaxMaskHead
 from mrcnn_plugin.modeling.roi_linear import RoILinear
+from mrcnn_plugin.ops import has_matrix_tiles, split_conv2d, split_weight
 
 from .convolution import fuse
 from .substitution import specialize
+
+
+# Whose features, 12 MB in a mask head of 256 channels, the caches of some cores hold.
+_ROIS_AT_ONCE = 16
 
 
 class ChannelsLastFlatten(nn.Module):
@@ -46,16 +51,30 @@ class SubpixelDeconvolution(nn.Module):
     The result is not put in the order of the finer map's pixels: what follows treats each pixel alone.
     """
 
+    split: Tensor | None
+
     def __init__(self, deconv: nn.ConvTranspose2d) -> None:
         super().__init__()
         weight = deconv.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)
         self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)  # (4C', C)
         bias = None if deconv.bias is None else deconv.bias.detach().repeat(4)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.relu = False
+        # The weight for `split_conv2d`, where `use_matrix_tiles_in_heads` chose that.
+        self.register_buffer("split", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, C', H, 4W), column 4w + 2i + j being the finer map's pixel (2h + i, 2w + j)."""
-        y = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias)  # (K, H, W, 4C')
+        # (K, H, W, 4C')
+        if (
+            self.split is not None
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and has_matrix_tiles()
+        ):
+            y = split_conv2d(x, self.split, len(self.weight), self.bias, relu=self.relu).permute(0, 2, 3, 1)
+        else:
+            y = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias)
+            y = y.relu_() if self.relu else y
         return y.unflatten(3, (4, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
@@ -66,6 +85,13 @@ def in_order(logits: Tensor) -> Tensor:
 
 class _OnSubpixels(FCNMaskHead):
     """FCNMaskHead behind a SubpixelDeconvolution: only the logits that are kept change places."""
+
+    def masks_of(self, x: Tensor, classes: list[Tensor]) -> Tensor:
+        """As FCNMaskHead's, a few RoIs at a time: what a layer writes is still in the caches for the next."""
+        if not classes or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return super().masks_of(x, classes)
+        parts = zip(x.split(_ROIS_AT_ONCE), torch.cat(classes).split(_ROIS_AT_ONCE))
+        return torch.cat([super(_OnSubpixels, self).masks_of(part, [kept]) for part, kept in parts])
 
     def predict(self, x: Tensor, classes: list[Tensor]) -> Tensor:
         return in_order(super().predict(x, classes))
@@ -79,9 +105,12 @@ def _fuse_activations(head: nn.Module) -> None:
     children = list(head.named_children())
     for (_, layer), (name, activation) in itertools.pairwise(children):
         if type(activation) is nn.ReLU:
-            if fuse(layer, activation):
+            if isinstance(layer, SubpixelDeconvolution):
+                layer.relu = True
                 setattr(head, name, nn.Identity())
-            elif isinstance(layer, nn.Linear | nn.ConvTranspose2d | SubpixelDeconvolution):
+            elif fuse(layer, activation):
+                setattr(head, name, nn.Identity())
+            elif isinstance(layer, nn.Linear | nn.ConvTranspose2d):
                 activation.inplace = True
 
 
@@ -114,6 +143,17 @@ def _optimize_box_head(head: nn.Module, pooler: Any) -> None:
         head.flatten = ChannelsLastFlatten()
         _flatten_channels_last(head.fcs[0], math.prod(pooler.output_size))
     _fuse_activations(head)
+
+
+def use_matrix_tiles_in_heads(model: nn.Module) -> None:
+    """Lets the deconvolutions of mask heads multiply on the processor's matrix tiles, where it has them."""
+    if not has_matrix_tiles():
+        return
+    for module in model.modules():
+        if isinstance(module, SubpixelDeconvolution):
+            weight = module.weight
+            if weight.dtype == torch.float32 and weight.device.type == "cpu":
+                module.split = split_weight(weight[:, :, None, None])
 
 
 def _each(heads: nn.Module) -> list[nn.Module]:

@@ -14,8 +14,8 @@ from mrcnn_plugin.errors import ConfigError
 
 from .backbones import fuse_backbones
 from .compilation import compile_backbone
-from .convolution import fuse_all, use_winograd
-from .heads import optimize_heads
+from .convolution import fuse_all, use_matrix_tiles, use_winograd
+from .heads import optimize_heads, use_matrix_tiles_in_heads
 from .norms import fold_attached
 from .precision import chosen_precision, use_bfloat16
 from .proposals import optimize_proposals
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def optimize(model: nn.Module, *, winograd: bool = True, precision: str = "float32") -> nn.Module:
+def optimize(
+    model: nn.Module, *, winograd: bool = True, matrix_tiles: bool = True, precision: str = "float32"
+) -> nn.Module:
     """A faster copy of a detector for inference, which returns what the detector does, within rounding.
 
     In the copy, norms with fixed statistics are part of the convolutions before them, and these add
@@ -41,6 +43,9 @@ def optimize(model: nn.Module, *, winograd: bool = True, precision: str = "float
         model: on any device. It is not changed, nor does the copy share memory with it: training goes on.
         winograd: on the CPU, compute 3x3 convolutions by `mrcnn_plugin.ops.winograd_conv2d`: the most gain,
             for rounding errors of some millionths and a copy of twice the size.
+        matrix_tiles: on processors with AMX, multiply float32 as sums of two bfloat16
+            (`mrcnn_plugin.ops.split_conv2d`) in 1x1 convolutions of many channels and in RoI heads; rounding
+            errors are Winograd's.
         precision: "float32"; "bfloat16" for dense parts in it, whose results differ in the third digit; or
             "auto", which measures whether the processor gains by it.
 
@@ -72,6 +77,9 @@ def optimize(model: nn.Module, *, winograd: bool = True, precision: str = "float
         backbone.register_forward_pre_hook(_to_channels_last)
     if chosen_precision(precision) == "bfloat16":
         use_bfloat16(faster)
+    if matrix_tiles:
+        use_matrix_tiles(faster)
+        use_matrix_tiles_in_heads(faster)
     if winograd:
         use_winograd(faster)
     faster.register_forward_pre_hook(_refuse_training)

@@ -13,7 +13,14 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mrcnn_plugin.ops import winograd_conv2d, winograd_filter, winograd_weight_gradient
+from mrcnn_plugin.ops import (
+    has_matrix_tiles,
+    split_conv2d,
+    split_weight,
+    winograd_conv2d,
+    winograd_filter,
+    winograd_weight_gradient,
+)
 from mrcnn_plugin.ops.library import native
 from mrcnn_plugin.ops.winograd import CHANNEL_MULTIPLE
 from mrcnn_plugin.optimization.backbones import FusedFPN
@@ -25,6 +32,11 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # more than the multiplications that they save.
 _LEAST_CHANNELS = 64
 _LEAST_TILES = 64
+# On matrix tiles: with fewer channels of 1x1, reading and writing takes the time; 3x3 of more channels, or of
+# maps that Winograd's tiles do not fit, are faster than by his scheme. Measured.
+_LEAST_SPLIT_CHANNELS = 128
+_MOST_WINOGRAD_CHANNELS = 256
+_MOST_TILE_PIXELS = 1.2
 
 
 def fuse_convolutions(model: nn.Module) -> None:
@@ -32,7 +44,9 @@ def fuse_convolutions(model: nn.Module) -> None:
 
     Frozen norms become a part of the weight, w s: y = conv(x, w s) + b, so that the gradient of w is s times
     that of w s. Residuals are added and ReLUs applied as the result is written. 3x3 convolutions of stride 1
-    and their gradients are computed by Winograd's F(4x4, 3x3). Parameters and their names stay.
+    and their gradients are computed by Winograd's F(4x4, 3x3). Where the processor has matrix tiles (AMX), 1x1
+    convolutions of many channels and 3x3 ones that Winograd's tiles do not fit run on them, and the gradients
+    of their inputs (`mrcnn_plugin.ops.split_conv2d`). Parameters and their names stay.
     """
     for module in list(model.modules()):
         if type(module) in _CONVOLUTIONS and _gains(module):
@@ -130,7 +144,11 @@ class _Convolution(torch.autograd.Function):
         ctx.winograd = _suits_winograd(x, weight, geometry)
         if residual is not None:
             residual = residual.contiguous(memory_format=LAST)
-        if ctx.winograd:
+        ctx.tiles = _suits_matrix_tiles(x, weight, geometry)
+        if ctx.tiles:
+            stride = geometry[0][0]
+            y = split_conv2d(x, split_weight(scaled), len(weight), bias, residual, stride=stride, relu=relu)
+        elif ctx.winograd:
             transformed = winograd_filter(scaled).transpose(1, 2)
             y = winograd_conv2d(x, transformed, bias, residual, relu=relu)
         else:
@@ -147,12 +165,16 @@ class _Convolution(torch.autograd.Function):
         grad = grad.contiguous(memory_format=LAST)
         if ctx.relu:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        if ctx.winograd:
-            grad_x = winograd_conv2d(grad, winograd_filter(weight, flip=True)) if of_x else None
-            grad_weight = winograd_weight_gradient(x, grad) if of_weight else None
-        else:
-            stride, padding, dilation, groups = ctx.geometry
-            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad_x, grad_weight = None, None
+        stride, padding, dilation, groups = ctx.geometry
+        if of_x and ctx.tiles and stride[0] == 1:
+            grad_x, of_x = split_conv2d(grad, split_weight(weight, flip=True), x.shape[1]), False
+        elif of_x and ctx.winograd:
+            grad_x, of_x = winograd_conv2d(grad, winograd_filter(weight, flip=True)), False
+        if of_weight and ctx.winograd:
+            grad_weight, of_weight = winograd_weight_gradient(x, grad), False
+        if of_x or of_weight:
+            others = torch.ops.aten.convolution_backward(
                 grad,
                 x,
                 weight,
@@ -165,6 +187,8 @@ class _Convolution(torch.autograd.Function):
                 groups,
                 [of_x, of_weight, False],
             )
+            grad_x = others[0] if of_x else grad_x
+            grad_weight = others[1] if of_weight else grad_weight
         if scale is not None and grad_weight is not None:
             grad_weight.mul_(scale.view(-1, 1, 1, 1))
         grad_bias = grad.sum((0, 2, 3)) if of_bias else None
@@ -182,6 +206,21 @@ def _onednn(
         return onednn._convolution_pointwise(x, weight, bias, *sizes, *after)
     unary: Any = ("relu", [], "") if relu else (None, [], None)
     return onednn._convolution_pointwise.binary(x, residual, weight, bias, *sizes, "add", None, *unary)
+
+
+def _suits_matrix_tiles(x: Tensor, weight: Tensor, geometry: tuple) -> bool:
+    stride, padding, dilation, groups = geometry
+    if groups != 1 or stride[0] != stride[1] or not has_matrix_tiles():
+        return False
+    least = min(weight.shape[:2])
+    if weight.shape[2:] == (1, 1):
+        return padding == [0, 0] and least >= _LEAST_SPLIT_CHANNELS
+    if weight.shape[2:] != (3, 3) or geometry != ([1, 1], [1, 1], [1, 1], 1):
+        return False
+    height, width = x.shape[2:]
+    in_tiles = 16 * -(-height // 4) * -(-width // 4)
+    misfit = in_tiles > _MOST_TILE_PIXELS * height * width
+    return least > _MOST_WINOGRAD_CHANNELS or (misfit and least >= _LEAST_CHANNELS)
 
 
 def _suits_winograd(x: Tensor, weight: Tensor, geometry: tuple) -> bool:

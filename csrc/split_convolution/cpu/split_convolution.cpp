@@ -50,7 +50,7 @@ namespace {
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Bytes of a block's rows that a core keeps near.
-constexpr int64_t kBlockBytes = 640 << 10;
+constexpr int64_t kBlockBytes = 1100 << 10;
 // Pixels of a block's line, where the map is wider.
 constexpr int64_t kLine = 62;
 
