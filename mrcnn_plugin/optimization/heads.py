@@ -20,7 +20,6 @@ from mrcnn_plugin.ops import has_matrix_tiles, split_conv2d, split_weight
 from .convolution import fuse
 from .substitution import specialize
 
-
 # Whose features, 12 MB in a mask head of 256 channels, the caches of some cores hold.
 _ROIS_AT_ONCE = 16
 

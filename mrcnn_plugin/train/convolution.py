@@ -44,9 +44,9 @@ def fuse_convolutions(model: nn.Module) -> None:
 
     Frozen norms become a part of the weight, w s: y = conv(x, w s) + b, so that the gradient of w is s times
     that of w s. Residuals are added and ReLUs applied as the result is written. 3x3 convolutions of stride 1
-    and their gradients are computed by Winograd's F(4x4, 3x3). Where the processor has matrix tiles (AMX), 1x1
-    convolutions of many channels and 3x3 ones that Winograd's tiles do not fit run on them, and the gradients
-    of their inputs (`mrcnn_plugin.ops.split_conv2d`). Parameters and their names stay.
+    and their gradients are computed by Winograd's F(4x4, 3x3). Where the processor has matrix tiles (AMX),
+    1x1 convolutions of many channels and 3x3 ones that Winograd's tiles do not fit run on them, and the
+    gradients of their inputs (`mrcnn_plugin.ops.split_conv2d`). Parameters and their names stay.
     """
     for module in list(model.modules()):
         if type(module) in _CONVOLUTIONS and _gains(module):
@@ -209,7 +209,7 @@ def _onednn(
 
 
 def _suits_matrix_tiles(x: Tensor, weight: Tensor, geometry: tuple) -> bool:
-    stride, padding, dilation, groups = geometry
+    stride, padding, _, groups = geometry
     if groups != 1 or stride[0] != stride[1] or not has_matrix_tiles():
         return False
     least = min(weight.shape[:2])

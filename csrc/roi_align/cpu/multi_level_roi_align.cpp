@@ -7,10 +7,7 @@
 #include <optional>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include "common/cpu/huge_pages.h"
 #include "roi_align/checks.h"
 #include "roi_align/cpu/avg.h"
 #include "roi_align/cpu/max.h"
@@ -57,17 +54,6 @@ Tensor readable(const Tensor& map, bool channels_last) {
 Tensor dense(const Tensor& map, bool channels_last) {
   return torch::stable::contiguous(map,
                                    channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
-// Fresh memory costs a page fault every 4 KiB, which takes longer than to compute what is written there.
-void use_huge_pages(const Tensor& tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t kPage = uintptr_t(1) << 21;
-  const uintptr_t data = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t begin = (data + kPage - 1) & ~(kPage - 1);
-  const uintptr_t end = (data + uintptr_t(tensor.numel()) * tensor.element_size()) & ~(kPage - 1);
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
 }
 
 Tensor empty_map(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like,

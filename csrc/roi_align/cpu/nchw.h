@@ -202,6 +202,8 @@ void spread_nchw(const T* pooled_grad, int64_t channels, const RoIPlan<Accumulat
     }
     A* plane = planes + c * plane_stride;
     for (int32_t row = row_begin; row < row_end; ++row) {
+      // Between the samples of a large RoI lie rows that none of them reaches.
+      if (band.start[row] == band.start[row + 1]) continue;
       add_row(band, row, scratch, pitch, vectors, plane + (row - row_begin) * plane_pitch);
     }
   }

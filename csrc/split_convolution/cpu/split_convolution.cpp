@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/cpu/huge_pages.h"
 #include "common/cpu/parallel.h"
 #include "split_convolution/cpu/tiles.h"
 
@@ -333,6 +334,7 @@ void split_conv2d(Tensor output, Tensor input, Tensor weight, std::optional<Tens
     arguments.bias = bias->const_data_ptr<float>();
   }
   if (out.images * out.height * out.width * out.channels == 0) return;
+  if (!accumulate) use_huge_pages(output);
   arguments.data = input.const_data_ptr<float>();
   arguments.weight = static_cast<const char*>(weight.const_data_ptr());
   arguments.result = output.mutable_data_ptr<float>();

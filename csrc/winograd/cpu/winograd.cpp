@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/cpu/huge_pages.h"
 #include "common/cpu/simd_level.h"
 
 #define MRCNN_LEVEL_FILE "winograd/cpu/transforms.h"
@@ -110,6 +111,7 @@ void winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias,
   const auto combine = MRCNN_FOR_LEVEL(simd_level(), combine_tile);
   const float* data = rows.const_data_ptr<float>();
   float* out_data = output.mutable_data_ptr<float>();
+  if (first == 0 && !accumulate) use_huge_pages(output);
   torch::stable::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
     float* pixels[16];
     for (int64_t i = begin; i < end; ++i) {
