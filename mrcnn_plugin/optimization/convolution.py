@@ -94,20 +94,15 @@ class FusedConv2d(nn.Conv2d):
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):
             relu = self.after.name == "relu"
             return winograd_conv2d(x, self.transformed, self.bias, residual, relu=relu, overwrite=overwrite)
-        if (
-            self.split is not None
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and has_matrix_tiles()
-        ):
-            relu, stride = self.after.name == "relu", self.stride[0]
+        if self.split is not None and fits_matrix_tiles(x, self.split):
             return split_conv2d(
                 x,
                 self.split,
                 self.out_channels,
                 self.bias,
                 residual,
-                stride=stride,
-                relu=relu,
+                stride=self.stride[0],
+                relu=self.after.name == "relu",
                 overwrite=overwrite,
             )
         geometry = (self.padding, self.stride, self.dilation, self.groups)
@@ -193,6 +188,17 @@ def use_winograd(model: nn.Module) -> None:
     for conv in model.modules():
         if isinstance(conv, FusedConv2d) and _suits_winograd(conv):
             conv.transformed = winograd_weight(conv.weight)
+
+
+def fits_matrix_tiles(x: Tensor, split: Tensor) -> bool:
+    """Whether `split_conv2d` takes `x` and a layer's split weight, which may come from another machine."""
+    return (
+        split.dtype == torch.bfloat16
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and has_matrix_tiles()
+    )
 
 
 def use_matrix_tiles(model: nn.Module) -> None:

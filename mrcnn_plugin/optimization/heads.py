@@ -17,7 +17,7 @@ from mrcnn_plugin.modeling import FCNMaskHead, OneHotKeypointHead, SoftmaxMaskHe
 from mrcnn_plugin.modeling.roi_linear import RoILinear
 from mrcnn_plugin.ops import has_matrix_tiles, split_conv2d, split_weight
 
-from .convolution import fuse
+from .convolution import fits_matrix_tiles, fuse
 from .substitution import specialize
 
 # Whose features, 12 MB in a mask head of 256 channels, the caches of some cores hold.
@@ -65,11 +65,7 @@ class SubpixelDeconvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, C', H, 4W), column 4w + 2i + j being the finer map's pixel (2h + i, 2w + j)."""
         # (K, H, W, 4C')
-        if (
-            self.split is not None
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and has_matrix_tiles()
-        ):
+        if self.split is not None and fits_matrix_tiles(x, self.split):
             y = split_conv2d(x, self.split, len(self.weight), self.bias, relu=self.relu).permute(0, 2, 3, 1)
         else:
             y = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias)

@@ -19,6 +19,7 @@ from torch import nn
 import mrcnn_plugin
 from mrcnn_plugin import model_zoo, projects
 from mrcnn_plugin.configs.common.models.torchvision import use_torchvision
+from mrcnn_plugin.ops import has_matrix_tiles
 from mrcnn_plugin.optimization import LayoutCopies, precision
 from mrcnn_plugin.optimization.convolution import FusedConv2d
 
@@ -266,6 +267,32 @@ def test_without_winograd_there_are_no_transformed_weights():
     assert faster.transformed.shape == (36, WIDTH, WIDTH)
     for result, expected in zip(detect(exact, INPUTS), detect(model, INPUTS), strict=True):
         torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not has_matrix_tiles(), reason="this processor has no matrix tiles")
+def test_matrix_tiles_compute_what_the_layers_do(monkeypatch):
+    faster = pair("FPN")[1]
+    head = faster.roi_heads.mask_head
+    assert head.mask_fcn1.split is not None
+    assert head.deconv.split is not None
+    assert faster.proposal_generator.rpn_head.conv.split is None
+    torch.manual_seed(0)
+    block = BottleneckBlock(128, 256, bottleneck_channels=128, stride=2, norm="FrozenBN").eval()
+    model = nn.Module()
+    model.backbone = nn.Sequential(block)
+    x = torch.randn(2, 128, 11, 13)
+    with torch.no_grad():
+        fast = mrcnn_plugin.optimize(model).backbone
+        assert all(getattr(fast[0], name).split is not None for name in ("conv1", "conv3", "shortcut"))
+        expected = block(x)
+        for _ in range(2):
+            assert (fast(x) - expected).norm() < 2e-5 * expected.norm()
+            # As on a processor that has none.
+            monkeypatch.setenv("MRCNN_PLUGIN_SIMD", "avx2")
+        # Weights that changed their dtype on the way are not the split ones any more.
+        monkeypatch.delenv("MRCNN_PLUGIN_SIMD")
+        fast.double().float()
+        assert (fast(x) - expected).norm() < 2e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

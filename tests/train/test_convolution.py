@@ -11,6 +11,7 @@ from helpers.training import synthetic_inputs, train_step
 from torch import nn
 
 from mrcnn_plugin import model_zoo, optimize
+from mrcnn_plugin.ops import has_matrix_tiles
 from mrcnn_plugin.train import convolution
 from mrcnn_plugin.train.convolution import TrainedConv2d, fuse_convolutions
 
@@ -57,12 +58,25 @@ def fused(module):
     return module
 
 
-@pytest.fixture
-def small_winograd(monkeypatch):
+@pytest.fixture(
+    params=[
+        "winograd",
+        pytest.param(
+            "matrix tiles",
+            marks=pytest.mark.skipif(not has_matrix_tiles(), reason="this processor has no matrix tiles"),
+        ),
+    ]
+)
+def fast_kernels(request, monkeypatch):
+    """Fast kernels for small maps: by Winograd's scheme, and on matrix tiles wherever those can."""
+    tiles = request.param == "matrix tiles"
     monkeypatch.setattr(convolution, "_LEAST_TILES", 1)
+    monkeypatch.setattr(convolution, "has_matrix_tiles", lambda: tiles)
+    monkeypatch.setattr(convolution, "_LEAST_SPLIT_CHANNELS", 1)
+    monkeypatch.setattr(convolution, "_MOST_TILE_PIXELS", 0)
 
 
-@pytest.mark.usefixtures("small_winograd")
+@pytest.mark.usefixtures("fast_kernels")
 @pytest.mark.parametrize("norm", [None, FrozenBatchNorm2d, nn.BatchNorm2d])
 @pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.SiLU()])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
@@ -75,7 +89,7 @@ def test_one_convolution(norm, activation, kernel, stride):
     assert fast.state_dict().keys() == plain.state_dict().keys()
 
 
-@pytest.mark.usefixtures("small_winograd")
+@pytest.mark.usefixtures("fast_kernels")
 def test_torchs_own_convolutions_change_where_winograd_helps():
     plain = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 1))
     fast = fused(plain)
@@ -84,7 +98,7 @@ def test_torchs_own_convolutions_change_where_winograd_helps():
     assert_equal(run(fast, x), run(copy.deepcopy(plain).double(), x.double()))
 
 
-@pytest.mark.usefixtures("small_winograd")
+@pytest.mark.usefixtures("fast_kernels")
 @pytest.mark.parametrize("norm", [None, FrozenBatchNorm2d, nn.BatchNorm2d])
 @pytest.mark.parametrize("activation", [None, nn.ReLU()])
 @pytest.mark.parametrize("relu", [False, True])
