@@ -50,8 +50,11 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Bytes of a block's rows that a core keeps near.
-constexpr int64_t kBlockBytes = 1100 << 10;
+// Bytes that a core keeps near: of a block's rows, one by one or while all weights stay there too, and of
+// weights.
+constexpr int64_t kBlockBytes = 640 << 10;
+constexpr int64_t kBlockBytesBesideWeights = 256 << 10;
+constexpr int64_t kNearWeights = 1100 << 10;
 // Pixels of a block's line, where the map is wider.
 constexpr int64_t kLine = 62;
 
@@ -77,6 +80,10 @@ struct Arguments {
   bool accumulate, relu;
 
   int64_t steps() const { return divide_up(input.channels, kStep); }
+  // Bytes of the weights of 32 filters.
+  int64_t group_bytes() const { return kernel * kernel * steps() * kRightBlock; }
+  // Whether all weights stay near a core.
+  bool weight_stays() const { return group_bytes() * divide_up(output.channels, kBlock) <= kNearWeights; }
 };
 
 // How the map of results is cut: parts of `height` lines of `width` pixels, `group` of which make a block.
@@ -87,7 +94,8 @@ struct Cut {
 
   Cut(const Arguments& arguments, int64_t threads) {
     const int64_t around = arguments.kernel - 1;
-    const int64_t budget = std::max(kBlock, kBlockBytes / (arguments.steps() * kSplitRow));
+    const int64_t bytes = arguments.weight_stays() ? kBlockBytesBesideWeights : kBlockBytes;
+    const int64_t budget = std::max(kBlock, bytes / (arguments.steps() * kSplitRow));
     int64_t map_height = arguments.output.height, map_width = arguments.output.width;
     images = arguments.output.images;
     if (around == 0 && arguments.stride == 1) {
@@ -202,37 +210,52 @@ MRCNN_TILES void write_results(const Arguments& arguments, const float* sums, co
   }
 }
 
-MRCNN_TILES void convolve_block(const Arguments& arguments, const Cut& cut, int64_t block, Scratch& scratch) {
+// 32 results of 32 channels: those of a block's rows from `row` on, of its part `slot`.
+MRCNN_TILES void convolve_rows(const Arguments& arguments, const Cut& cut, const Scratch& scratch,
+                               int64_t slot, int64_t row, int64_t channel) {
+  const int64_t steps = arguments.steps(), kernel = arguments.kernel;
+  const int64_t step_bytes = cut.group * cut.copied * kSplitRow;
+  const char* left = scratch.rows.data() + (slot * cut.copied + row) * kSplitRow;
+  const char* right = arguments.weight + channel / kBlock * arguments.group_bytes();
+  alignas(64) float sums[kBlock * kBlock];
+  clear_results();
+  for (int64_t y = 0; y < kernel; ++y) {
+    for (int64_t step = 0; step < steps; ++step) {
+      // Three shifts of the same rows, which stay in the nearest cache.
+      const char* shifted = left + y * cut.pitch * kSplitRow + step * step_bytes;
+      for (int64_t x = 0; x < kernel; ++x, shifted += kSplitRow, right += kRightBlock) {
+        add_product(shifted, kSplitRow, right);
+      }
+    }
+  }
+  store_results(sums);
+  const int64_t* places = scratch.places.data() + slot * cut.results + row;
+  write_results(arguments, sums, places, channel, arguments.output.channels - channel);
+}
+
+void convolve_block(const Arguments& arguments, const Cut& cut, int64_t block, Scratch& scratch) {
   const int64_t first = block * cut.group;
   const int64_t count = std::min(cut.group, cut.parts() - first);
   for (int64_t slot = 0; slot < count; ++slot) copy_part(arguments, cut, first + slot, slot, scratch);
   finish_writes();
-  const int64_t steps = arguments.steps(), kernel = arguments.kernel;
-  const int64_t step_bytes = cut.group * cut.copied * kSplitRow;
   const int64_t channels = arguments.output.channels;
-  alignas(64) float sums[kBlock * kBlock];
-  const char* weights = arguments.weight;
+  if (arguments.weight_stays()) {
+    // Results are written pixel by pixel, as they lie.
+    for (int64_t slot = 0; slot < count; ++slot) {
+      for (int64_t row = 0; row < cut.results; row += kBlock) {
+        for (int64_t channel = 0; channel < channels; channel += kBlock) {
+          convolve_rows(arguments, cut, scratch, slot, row, channel);
+        }
+      }
+    }
+    return;
+  }
   for (int64_t channel = 0; channel < channels; channel += kBlock) {
     for (int64_t slot = 0; slot < count; ++slot) {
       for (int64_t row = 0; row < cut.results; row += kBlock) {
-        const int64_t* places = scratch.places.data() + slot * cut.results + row;
-        const char* left = scratch.rows.data() + (slot * cut.copied + row) * kSplitRow;
-        const char* right = weights;
-        clear_results();
-        for (int64_t y = 0; y < kernel; ++y) {
-          for (int64_t step = 0; step < steps; ++step) {
-            // Three shifts of the same rows, which stay in the nearest cache.
-            const char* shifted = left + y * cut.pitch * kSplitRow + step * step_bytes;
-            for (int64_t x = 0; x < kernel; ++x, shifted += kSplitRow, right += kRightBlock) {
-              add_product(shifted, kSplitRow, right);
-            }
-          }
-        }
-        store_results(sums);
-        write_results(arguments, sums, places, channel, channels - channel);
+        convolve_rows(arguments, cut, scratch, slot, row, channel);
       }
     }
-    weights += kernel * kernel * steps * kRightBlock;
   }
 }
 
