@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from detectron2 import layers
-from detectron2.modeling.roi_heads import ROIHeads
 from torch import Tensor, nn
 
 from mrcnn_plugin.ops import has_matrix_tiles, split_conv2d, split_weight, winograd_conv2d, winograd_weight
@@ -21,9 +20,6 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _LEAST_CHANNELS = 64
 # With fewer, reading and writing the maps of 1x1 convolutions takes the time, not multiplying. Measured.
 _LEAST_SPLIT_CHANNELS = 128
-# With more, 3x3 convolutions are faster on matrix tiles than by Winograd's scheme, whose weights take four
-# times the memory; and so are those on RoIs, whose sides are no multiples of a Winograd tile's.
-_MOST_WINOGRAD_CHANNELS = 256
 
 
 @functools.cache
@@ -203,23 +199,22 @@ def fits_matrix_tiles(x: Tensor, split: Tensor) -> bool:
 
 def use_matrix_tiles(model: nn.Module) -> None:
     """Lets those of the FusedConv2d that are faster so multiply on the processor's matrix tiles, where it has
-    them: 1x1 of many channels, 3x3 of many more, and those of RoI heads. Before `use_winograd`."""
+    them: 3x3 of stride 1, for which Winograd's scheme is left, and 1x1, of many channels."""
     if not has_matrix_tiles():
         return
-    in_heads = {conv for heads in model.modules() if isinstance(heads, ROIHeads) for conv in heads.modules()}
     for conv in model.modules():
-        if isinstance(conv, FusedConv2d) and _suits_matrix_tiles(conv, on_rois=conv in in_heads):
+        if isinstance(conv, FusedConv2d) and _suits_matrix_tiles(conv):
             conv.split = split_weight(conv.weight)
 
 
-def _suits_matrix_tiles(conv: FusedConv2d, on_rois: bool) -> bool:
-    channels = (conv.in_channels, conv.out_channels)
+def _suits_matrix_tiles(conv: FusedConv2d) -> bool:
+    least = min(conv.in_channels, conv.out_channels)
     if conv.kernel_size == (1, 1):
         suits = conv.padding == (0, 0) and conv.stride[0] == conv.stride[1]
-        suits &= min(channels) >= _LEAST_SPLIT_CHANNELS
+        suits &= least >= _LEAST_SPLIT_CHANNELS
     else:
         suits = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1)
-        suits &= min(channels) > _MOST_WINOGRAD_CHANNELS or (on_rois and min(channels) >= _LEAST_CHANNELS)
+        suits &= least >= _LEAST_CHANNELS
     return (
         suits
         and conv.groups == 1

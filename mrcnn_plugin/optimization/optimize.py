@@ -44,8 +44,8 @@ def optimize(
         winograd: on the CPU, compute 3x3 convolutions by `mrcnn_plugin.ops.winograd_conv2d`: the most gain,
             for rounding errors of some millionths and a copy of twice the size.
         matrix_tiles: on processors with AMX, multiply float32 as sums of two bfloat16
-            (`mrcnn_plugin.ops.split_conv2d`) in 1x1 convolutions of many channels and in RoI heads; rounding
-            errors are Winograd's.
+            (`mrcnn_plugin.ops.split_conv2d`) in 1x1 and 3x3 convolutions of many channels: faster than
+            Winograd's scheme, with rounding errors like his, for the memory of the weights once more.
         precision: "float32"; "bfloat16" for dense parts in it, whose results differ in the third digit; or
             "auto", which measures whether the processor gains by it.
 

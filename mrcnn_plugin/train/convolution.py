@@ -32,11 +32,8 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # more than the multiplications that they save.
 _LEAST_CHANNELS = 64
 _LEAST_TILES = 64
-# On matrix tiles: with fewer channels of 1x1, reading and writing takes the time; 3x3 of more channels, or of
-# maps that Winograd's tiles do not fit, are faster than by his scheme. Measured.
+# On matrix tiles: with fewer channels of 1x1, reading and writing takes the time. Measured.
 _LEAST_SPLIT_CHANNELS = 128
-_MOST_WINOGRAD_CHANNELS = 256
-_MOST_TILE_PIXELS = 1.2
 
 
 def fuse_convolutions(model: nn.Module) -> None:
@@ -45,8 +42,8 @@ def fuse_convolutions(model: nn.Module) -> None:
     Frozen norms become a part of the weight, w s: y = conv(x, w s) + b, so that the gradient of w is s times
     that of w s. Residuals are added and ReLUs applied as the result is written. 3x3 convolutions of stride 1
     and their gradients are computed by Winograd's F(4x4, 3x3). Where the processor has matrix tiles (AMX),
-    1x1 convolutions of many channels and 3x3 ones that Winograd's tiles do not fit run on them, and the
-    gradients of their inputs (`mrcnn_plugin.ops.split_conv2d`). Parameters and their names stay.
+    those of many channels, 1x1 ones too, and the gradients of their inputs are computed there
+    (`mrcnn_plugin.ops.split_conv2d`). Parameters and their names stay.
     """
     for module in list(model.modules()):
         if type(module) in _CONVOLUTIONS and _gains(module):
@@ -215,12 +212,8 @@ def _suits_matrix_tiles(x: Tensor, weight: Tensor, geometry: tuple) -> bool:
     least = min(weight.shape[:2])
     if weight.shape[2:] == (1, 1):
         return padding == [0, 0] and least >= _LEAST_SPLIT_CHANNELS
-    if weight.shape[2:] != (3, 3) or geometry != ([1, 1], [1, 1], [1, 1], 1):
-        return False
-    height, width = x.shape[2:]
-    in_tiles = 16 * -(-height // 4) * -(-width // 4)
-    misfit = in_tiles > _MOST_TILE_PIXELS * height * width
-    return least > _MOST_WINOGRAD_CHANNELS or (misfit and least >= _LEAST_CHANNELS)
+    same_size = geometry == ([1, 1], [1, 1], [1, 1], 1)
+    return weight.shape[2:] == (3, 3) and same_size and least >= _LEAST_CHANNELS
 
 
 def _suits_winograd(x: Tensor, weight: Tensor, geometry: tuple) -> bool:

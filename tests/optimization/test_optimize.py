@@ -263,7 +263,7 @@ def test_without_winograd_there_are_no_transformed_weights():
     convs = [module for module in exact.modules() if isinstance(module, FusedConv2d)]
     assert len(convs) > 20
     assert all(conv.transformed is conv.split is None for conv in convs)
-    faster = pair("FPN")[1].proposal_generator.rpn_head.conv
+    faster = mrcnn_plugin.optimize(model, matrix_tiles=False).proposal_generator.rpn_head.conv
     assert faster.transformed.shape == (36, WIDTH, WIDTH)
     for result, expected in zip(detect(exact, INPUTS), detect(model, INPUTS), strict=True):
         torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-4, rtol=0)
@@ -275,7 +275,7 @@ def test_matrix_tiles_compute_what_the_layers_do(monkeypatch):
     head = faster.roi_heads.mask_head
     assert head.mask_fcn1.split is not None
     assert head.deconv.split is not None
-    assert faster.proposal_generator.rpn_head.conv.split is None
+    assert faster.proposal_generator.rpn_head.conv.split is not None
     torch.manual_seed(0)
     block = BottleneckBlock(128, 256, bottleneck_channels=128, stride=2, norm="FrozenBN").eval()
     model = nn.Module()

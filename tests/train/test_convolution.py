@@ -73,7 +73,6 @@ def fast_kernels(request, monkeypatch):
     monkeypatch.setattr(convolution, "_LEAST_TILES", 1)
     monkeypatch.setattr(convolution, "has_matrix_tiles", lambda: tiles)
     monkeypatch.setattr(convolution, "_LEAST_SPLIT_CHANNELS", 1)
-    monkeypatch.setattr(convolution, "_MOST_TILE_PIXELS", 0)
 
 
 @pytest.mark.usefixtures("fast_kernels")
