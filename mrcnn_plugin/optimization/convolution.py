@@ -19,7 +19,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # With fewer, the transforms cost more than the multiplications that they save.
 _LEAST_CHANNELS = 64
 # With fewer, reading and writing the maps of 1x1 convolutions takes the time, not multiplying. Measured.
-_LEAST_SPLIT_CHANNELS = 128
+_LEAST_SPLIT_CHANNELS = 64
 
 
 @functools.cache

@@ -33,7 +33,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _LEAST_CHANNELS = 64
 _LEAST_TILES = 64
 # On matrix tiles: with fewer channels of 1x1, reading and writing takes the time. Measured.
-_LEAST_SPLIT_CHANNELS = 128
+_LEAST_SPLIT_CHANNELS = 64
 
 
 def fuse_convolutions(model: nn.Module) -> None:

@@ -129,6 +129,11 @@ def test_the_residual_comes_behind_norm_and_activation(norm, activation, relu):
     ids=["stem", "basic", "projection", "groups"],
 )
 def test_blocks(block):
+    # Of these numbers none is so close to 0 that rounding moves it to the other side of a ReLU.
+    torch.manual_seed(0)
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
     block = with_random_norms(block)
     fast = fused(block)
     assert type(fast) is not type(block)
