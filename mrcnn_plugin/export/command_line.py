@@ -180,6 +180,8 @@ def _checked_output(path: str, format: str) -> Path:
     ending = FORMATS[format][0]
     if not path.endswith(ending):
         raise ConfigError(f"--output of --format {format} must end in {ending}, got {path!r}")
+    if format == "pt2" and path.endswith(FORMATS["aoti"][0]):
+        raise ConfigError(f"--output: {FORMATS['aoti'][0]} is the ending of --format aoti, got {path!r}")
     if os.path.isdir(path):
         raise ConfigError(f"--output must be a file, {path!r} is a folder")
     return Path(path)

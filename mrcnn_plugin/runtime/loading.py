@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, first_line
 
 from .description import KEY, parse_description
 from .model import ExportedModel
@@ -91,8 +91,31 @@ class Pt2Model(ExportedModel):
         return {name: value.numpy() for name, value in outputs.items()}
 
 
+class AotiModel(ExportedModel):
+    """An AOTInductor package on the CPU; of this package only its ops are imported."""
+
+    def __init__(self, path: str, threads: int = 0) -> None:
+        import torch
+        import torch._inductor
+
+        import mrcnn_plugin.ops  # noqa: F401
+
+        self._torch = torch
+        try:
+            self._package = torch._inductor.aoti_load_package(path)
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(f"{path} is no AOTInductor package: {first_line(error)}") from error
+        super().__init__(parse_description(self._package.get_metadata().get(KEY), path))
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = self._package(self._torch.from_numpy(image))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
 #: format -> ending of its files' names, and what loads them.
 FORMATS: dict[str, tuple[str, Callable[..., ExportedModel]]] = {
+    # First, as it ends in .pt2, too.
+    "aoti": (".aoti.pt2", AotiModel),
     "onnx": (".onnx", OnnxModel),
     "openvino": (".xml", OpenVINOModel),
     "pt2": (".pt2", Pt2Model),
