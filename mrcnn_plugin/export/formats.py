@@ -12,12 +12,12 @@ import torch
 import torch._guards
 from torch.export import ExportedProgram
 
-from mrcnn_plugin.errors import TRACEBACK, ConfigError, first_line
 from mrcnn_plugin.runtime import ModelDescription
 from mrcnn_plugin.runtime.description import KEY
 from mrcnn_plugin.runtime.loading import extra
 
-from .program import any_sizes, guessed_sizes
+from .aoti import write_aoti
+from .program import any_sizes
 
 #: Whose operators the translations are written in.
 OPSET = 18
@@ -26,40 +26,6 @@ OPSET = 18
 def write_pt2(program: ExportedProgram, description: ModelDescription, path: Path) -> None:
     """A torch.export file, which keeps this package's ops."""
     torch.export.save(program, path, extra_files={KEY: description.to_json()})
-
-
-def write_aoti(program: ExportedProgram, description: ModelDescription, path: Path) -> None:
-    """An AOTInductor package: native code for this machine's processor, which calls this package's ops.
-
-    Raises:
-        ConfigError: there is no C++ compiler, or the model cannot be compiled.
-    """
-    about = {KEY: description.to_json(), **_plain(description)}
-    # Inductor keeps maps of unknown size in the order of the picture unless it is told otherwise.
-    options = {"freezing": True, "force_layout_optimization": True, "aot_inductor.metadata": about}
-    try:
-        with torch.no_grad(), any_sizes(), guessed_sizes():
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=options
-            )
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"AOTInductor cannot compile the model: {first_line(error)} [{TRACEBACK}=1 shows where]"
-        ) from error
-
-
-def _plain(description: ModelDescription) -> dict[str, str]:
-    """What a program without a JSON parser needs, as words with spaces between them."""
-    ids = description.metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    by_class = sorted((contiguous, dataset) for dataset, contiguous in ids.items())
-    whole = description.masks != "probabilities" and description.image_size is None
-    return {
-        "outputs": " ".join(description.outputs),
-        "color_order": description.color_order,
-        # Whether the graph takes a picture as it is, and its results are in the picture's pixels.
-        "takes_pictures": str(int(whole and (description.resizes or description.min_size is None))),
-        "category_ids": " ".join(str(dataset) for _, dataset in by_class),
-    }
 
 
 def write_onnx(program: ExportedProgram, description: ModelDescription, path: Path) -> None:

@@ -98,36 +98,6 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-@contextlib.contextmanager
-def guessed_sizes() -> Iterator[None]:
-    """Lets inductor guess a size that is known only at run time, where it asks to order strides.
-
-    Convolutions are told to take and give maps channels last, since the question would be about their sizes.
-    """
-    from torch._inductor import config
-    from torch._inductor.sizevars import SizeVarAllocator
-
-    sizes: Any = SizeVarAllocator
-    before = sizes.size_hints
-
-    def size_hints(self: Any, exprs: Any, *, fallback: int | None = None) -> tuple[int, ...]:
-        guess: Any = config.unbacked_symint_fallback if fallback is None else fallback
-        return before(self, exprs, fallback=guess)
-
-    def memory_format(input: Tensor, weight: Tensor, backend: Any) -> torch.memory_format:
-        return torch.channels_last if input.dim() == 4 else torch.contiguous_format
-
-    library: Any = torch._C
-    format_before = library._conv_determine_backend_memory_format
-    sizes.size_hints = size_hints
-    library._conv_determine_backend_memory_format = memory_format
-    try:
-        yield
-    finally:
-        sizes.size_hints = before
-        library._conv_determine_backend_memory_format = format_before
-
-
 def _conv2d(self: Conv2d, x: Tensor) -> Tensor:
     x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
     if self.norm is not None:

@@ -179,9 +179,7 @@ if library.STATUS["cpu"] is None:
         input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool, part: int
     ) -> Tensor:
         shape = (input.shape[0], weight.shape[2], *input.shape[2:])
-        return torch.empty(
-            shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-        )
+        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
     @torch.library.register_fake("mrcnn_plugin::winograd_gradient")
     def _fake_gradient(grad: Tensor, first: int, count: int) -> Tensor:
