@@ -1,13 +1,16 @@
 // Detects objects without Python: detect OPS MODEL THRESHOLD PICTURE.ppm... > results.json
 //
-// OPS is the library of mrcnn_plugin's ops, mrcnn_plugin/_C.so; MODEL what `export.py --format aoti --resize
-// --masks pasted` has written; pictures are binary PPM. The output is predict.py's JSON.
+// OPS is the library of mrcnn_plugin's ops, mrcnn_plugin/_C.so; MODEL what `export.py --format aoti` has
+// written; pictures are binary PPM. The output is predict.py's JSON.
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/InferenceMode.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -73,27 +76,111 @@ std::string quoted(const std::string& text) {
   return out + '"';
 }
 
-// COCO's compressed RLE of a mask that spans the picture, by the op of mrcnn_plugin.
-std::string encoded(const at::Tensor& mask) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("mrcnn_plugin::encode_masks", "");
-  const int64_t height = mask.size(0), width = mask.size(1);
-  const at::Tensor box = at::tensor({0.0f, 0.0f, float(width), float(height)}).unsqueeze(0);
-  torch::jit::Stack stack{mask.unsqueeze(0).to(at::kFloat), box, height, width, 0.5};
-  op.callBoxed(&stack);
-  const at::Tensor counts = stack[0].toTensor();
-  const auto* bytes = reinterpret_cast<const char*>(counts.data_ptr<uint8_t>());
-  return "{\"size\": [" + std::to_string(height) + ", " + std::to_string(width) +
-         "], \"counts\": " + quoted(std::string(bytes, counts.numel())) + "}";
+// A model, and what it says about itself.
+struct Model {
+  torch::inductor::AOTIModelPackageLoader package;
+  std::vector<std::string> outputs, category_ids;
+  std::vector<double> pixel_mean;
+  int64_t height, width;
+  bool bgr;
+  double score_threshold, mask_threshold;
+};
+
+std::vector<double> numbers(const Metadata& metadata, const std::string& key, size_t count) {
+  std::vector<double> found;
+  for (const std::string& word : words(metadata, key)) found.push_back(std::strtod(word.c_str(), nullptr));
+  if (found.size() != count) throw std::runtime_error("the model's " + key + " has another length");
+  return found;
 }
 
-void print_result(std::ostream& out, const std::map<std::string, at::Tensor>& found, int64_t index,
-                  const std::string& category, int64_t image_id, const std::string& file_name) {
+// The instruction sets of this processor.
+std::string processor_flags() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("flags", 0) == 0) return line + " ";
+  }
+  return "";
+}
+
+Model load(const std::string& path) {
+  using torch::inductor::AOTIModelPackageLoader;
+  // Read before any of the model's code runs.
+  const Metadata metadata = AOTIModelPackageLoader::load_metadata_from_package(path, "model");
+  const std::string flags = processor_flags();
+  for (const std::string& needed : words(metadata, "instructions")) {
+    if (flags.find(" " + needed + " ") == std::string::npos) {
+      throw std::runtime_error(path + " was compiled for a processor with " + needed +
+                               ", which this one lacks");
+    }
+  }
+  const std::vector<double> size = numbers(metadata, "image_size", 2);
+  return Model{AOTIModelPackageLoader(path),
+               words(metadata, "outputs"),
+               words(metadata, "category_ids"),
+               numbers(metadata, "pixel_mean", 3),
+               static_cast<int64_t>(size[0]),
+               static_cast<int64_t>(size[1]),
+               words(metadata, "color_order") == std::vector<std::string>{"BGR"},
+               numbers(metadata, "score_threshold", 1)[0],
+               numbers(metadata, "mask_threshold", 1)[0]};
+}
+
+// What was found in a picture, in its pixels.
+using Found = std::map<std::string, at::Tensor>;
+
+Found detect(Model& model, const at::Tensor& picture) {
+  const int64_t height = picture.size(0), width = picture.size(1);
+  // As large as fits, and padded with the mean colour at the right and at the bottom.
+  const double scale = std::min(double(model.height) / height, double(model.width) / width);
+  const int64_t rows = std::max<int64_t>(1, height * scale + 0.5);
+  const int64_t columns = std::max<int64_t>(1, width * scale + 0.5);
+  at::Tensor pixels = (model.bgr ? picture.flip(2) : picture).permute({2, 0, 1}).unsqueeze(0);
+  if (rows != height || columns != width) {
+    pixels = at::_upsample_bilinear2d_aa(pixels, {rows, columns}, /*align_corners=*/false);
+  }
+  at::Tensor image = at::empty({model.height, model.width, 3}, at::kByte);
+  for (int64_t c = 0; c < 3; ++c) image.select(2, c).fill_(std::nearbyint(model.pixel_mean[c]));
+  image.narrow(0, 0, rows).narrow(1, 0, columns).copy_(pixels[0].permute({1, 2, 0}));
+
+  const std::vector<at::Tensor> results = model.package.run({image});
+  Found found;
+  for (size_t i = 0; i < model.outputs.size(); ++i) found[model.outputs[i]] = results.at(i);
+  const float x = double(width) / columns, y = double(height) / rows;
+  const at::Tensor sides = at::tensor({float(width), float(height), float(width), float(height)});
+  at::Tensor boxes = found.at("boxes") * at::tensor({x, y, x, y});
+  boxes = at::minimum(boxes.clamp_min(0), sides);
+  found["boxes"] = boxes;
+  if (found.count("keypoints")) found["keypoints"] = found["keypoints"] * at::tensor({x, y, 1.0f});
+  const at::Tensor nonempty = (boxes.narrow(1, 2, 2) > boxes.narrow(1, 0, 2)).all(1);
+  const at::Tensor kept = nonempty.nonzero().select(1, 0);
+  for (auto& [name, value] : found) value = value.index_select(0, kept).contiguous();
+  return found;
+}
+
+// COCO's compressed RLE of each mask in the picture, by the op of mrcnn_plugin.
+std::vector<std::string> encoded(const Found& found, int64_t height, int64_t width, double threshold) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("mrcnn_plugin::encode_masks", "");
+  torch::jit::Stack stack{found.at("masks"), found.at("boxes"), height, width, threshold};
+  op.callBoxed(&stack);
+  const at::Tensor counts = stack[0].toTensor(), offsets = stack[1].toTensor();
+  const auto* bytes = reinterpret_cast<const char*>(counts.data_ptr<uint8_t>());
+  const int64_t* ends = offsets.data_ptr<int64_t>();
+  std::vector<std::string> codes;
+  for (int64_t i = 0; i + 1 < offsets.numel(); ++i) {
+    codes.push_back("{\"size\": [" + std::to_string(height) + ", " + std::to_string(width) +
+                    "], \"counts\": " + quoted(std::string(bytes + ends[i], ends[i + 1] - ends[i])) + "}");
+  }
+  return codes;
+}
+
+void print_result(std::ostream& out, const Found& found, int64_t index, const std::string& category,
+                  int64_t image_id, const std::string& file_name, const std::string& mask) {
   const float* box = found.at("boxes").data_ptr<float>() + 4 * index;
   out << "{\"image_id\": " << image_id << ", \"category_id\": " << category
       << ", \"file_name\": " << quoted(file_name) << ", \"bbox\": [" << box[0] << ", " << box[1] << ", "
       << box[2] - box[0] << ", " << box[3] - box[1]
       << "], \"score\": " << found.at("scores").data_ptr<float>()[index];
-  if (found.count("masks")) out << ", \"segmentation\": " << encoded(found.at("masks")[index]);
+  if (!mask.empty()) out << ", \"segmentation\": " << mask;
   if (found.count("mask_scores")) {
     out << ", \"mask_score\": " << found.at("mask_scores").data_ptr<float>()[index];
   }
@@ -117,29 +204,27 @@ int run(int argc, char** argv) {
   }
   if (dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
   const c10::InferenceMode guard;
-  torch::inductor::AOTIModelPackageLoader model(argv[2]);
-  const Metadata metadata = model.get_metadata();
-  if (words(metadata, "takes_pictures") != std::vector<std::string>{"1"}) {
-    throw std::runtime_error("export the model with --resize and --masks pasted");
-  }
-  const std::vector<std::string> outputs = words(metadata, "outputs"), ids = words(metadata, "category_ids");
-  const bool bgr = words(metadata, "color_order") == std::vector<std::string>{"BGR"};
+  Model model = load(argv[2]);
   const float threshold = std::strtof(argv[3], nullptr);
+  if (!(threshold >= model.score_threshold)) {
+    throw std::runtime_error("THRESHOLD must be at least the model's, " +
+                             std::to_string(model.score_threshold));
+  }
   std::cout.precision(std::numeric_limits<float>::max_digits10);
   std::cout << "[";
   bool first = true;
   for (int picture = 4; picture < argc; ++picture) {
     const at::Tensor image = read_ppm(argv[picture]);
-    const std::vector<at::Tensor> results = model.run({bgr ? image.flip(2) : image});
-    std::map<std::string, at::Tensor> found;
-    for (size_t i = 0; i < outputs.size(); ++i) found[outputs[i]] = results.at(i).contiguous();
+    const Found found = detect(model, image);
+    std::vector<std::string> masks(found.at("scores").numel());
+    if (found.count("masks")) masks = encoded(found, image.size(0), image.size(1), model.mask_threshold);
     for (int64_t index = 0; index < found.at("scores").numel(); ++index) {
       if (found.at("scores").data_ptr<float>()[index] < threshold) continue;
       const int64_t label = found.at("classes").data_ptr<int64_t>()[index];
+      const bool named = static_cast<size_t>(label) < model.category_ids.size();
       std::cout << (first ? "" : ", ");
-      const bool named = static_cast<size_t>(label) < ids.size();
-      print_result(std::cout, found, index, named ? ids[label] : std::to_string(label), picture - 3,
-                   argv[picture]);
+      print_result(std::cout, found, index, named ? model.category_ids[label] : std::to_string(label),
+                   picture - 3, argv[picture], masks[index]);
       first = false;
     }
   }

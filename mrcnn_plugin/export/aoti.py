@@ -94,8 +94,8 @@ def _plain(description: ModelDescription) -> dict[str, str]:
 def _guessed_sizes() -> Iterator[None]:
     """Lets inductor guess the numbers of proposals and detections where it only optimizes for them.
 
-    `ShapeEnv.size_hint` is for such questions, and adds no guard; for a number that is known only at run time it
-    raises.
+    `ShapeEnv.size_hint` is for such questions, and adds no guard; for a number that is known only at run time
+    it raises.
     """
     shapes: Any = ShapeEnv
     before = shapes.size_hint

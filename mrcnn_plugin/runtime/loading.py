@@ -113,8 +113,8 @@ class AotiModel(ExportedModel):
         lacking = set(metadata.get(INSTRUCTIONS, "").split()) - instructions()
         if lacking:
             raise ConfigError(
-                f"{path} was compiled for a processor with {', '.join(sorted(lacking))}, which this one lacks: "
-                "export the model on a machine like this one"
+                f"{path} was compiled for a processor with {', '.join(sorted(lacking))}, which this one "
+                "lacks: export the model on a machine like this one"
             )
         if library.STATUS["cpu"] is not None:
             raise ConfigError(f"{path} calls the native ops, which are missing: {library.STATUS['cpu']}")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.predictions import assert_same_results, predict
 from PIL import Image
-from pycocotools import mask as mask_util
 
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import load, parity
@@ -22,31 +22,6 @@ from mrcnn_plugin.export.command_line import main as export_main
 from mrcnn_plugin.predict import argument_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def predict(output: Path, *arguments) -> list[dict]:
-    line = [*map(str, arguments), "--output", str(output), "--score-threshold", "0.3"]
-    assert main(argument_parser().parse_args(line)) == 0
-    return json.loads((output / "predictions.json").read_text())
-
-
-def assert_same_results(
-    found: list[dict], expected: list[dict], pixels: float = 0.05, score: float = 1e-3, flips: int = 2
-) -> None:
-    """The same instances, in any order: many of a random model's have scores that are nearly equal."""
-    assert len(found) == len(expected) > 3
-    left = list(found)
-    for other in expected:
-        same = ("image_id", "category_id", "file_name")
-        candidates = [one for one in left if all(one[name] == other[name] for name in same)]
-        one = min(candidates, key=lambda one: np.abs(np.subtract(one["bbox"], other["bbox"])).max())
-        left.remove(one)
-        assert one.keys() == other.keys()
-        assert one["bbox"] == pytest.approx(other["bbox"], abs=pixels)
-        assert one["score"] == pytest.approx(other["score"], abs=score)
-        masks = [mask_util.decode(result["segmentation"]) for result in (one, other)]
-        assert masks[0].shape == masks[1].shape
-        assert (masks[0] != masks[1]).sum() <= flips
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -204,64 +179,3 @@ def test_predict_refuses_what_a_file_does_not_take(exported, pictures, tmp_path)
         line = [str(pictures[0]), "--model", str(exported["onnx"]), "--output", str(tmp_path), *arguments]
         with pytest.raises(ConfigError, match=message):
             main(argument_parser().parse_args(line))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("cmake") is None or shutil.which("c++") is None, reason="needs cmake and a C++ compiler"
-)
-def test_aoti_in_python_and_in_cpp(export, pictures, tmp_path):
-    """The package finds what the other formats find, in Python and in the program of examples/cpp."""
-    import mrcnn_plugin
-
-    path = tmp_path / "whole.aoti.pt2"
-    assert export("aoti", path, "--resize", "--masks", "pasted") == 0
-    files = []
-    for picture in pictures:
-        files.append(tmp_path / f"{picture.stem}.ppm")
-        Image.open(picture).convert("RGB").save(files[-1])
-    expected = predict(tmp_path / "out", *files, "--model", path)
-    build = tmp_path / "build"
-    python = f"-DPython3_EXECUTABLE={sys.executable}"
-    for command in (
-        ["cmake", "-S", str(ROOT / "examples" / "cpp"), "-B", str(build), python],
-        ["cmake", "--build", str(build)],
-    ):
-        subprocess.run(command, check=True, capture_output=True, timeout=600)
-    ops = Path(mrcnn_plugin.__file__).with_name("_C.so")
-    detect = [str(build / "detect"), str(ops), str(path), "0.3"]
-    done = subprocess.run([*detect, *map(str, files)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert_same_results(json.loads(done.stdout), expected, pixels=1e-3, score=1e-5, flips=0)
-    broken = tmp_path / "broken.ppm"
-    broken.write_bytes(b"P6 30000 3 255\n")
-    done = subprocess.run([*detect, str(broken)], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (1, f"error: {broken}: ends before its last pixel\n")
-
-
-def test_aoti_is_compiled_with_what_cpp_needs_to_know(export, tmp_path, monkeypatch):
-    """As far as the compiler, whose work is in a slow test."""
-    given = {}
-
-    def compile_and_package(program, package_path, inductor_configs):
-        given.update(inductor_configs, path=package_path)
-        raise RuntimeError("no compiler\nmore")
-
-    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compile_and_package)
-    with pytest.raises(ConfigError, match="AOTInductor cannot compile the model: no compiler"):
-        export("aoti", tmp_path / "model.aoti.pt2", "--resize", "--masks", "pasted")
-    about = given["aot_inductor.metadata"]
-    words = {name: about[name].split() for name in about if name != "mrcnn_plugin"}
-    assert words == {
-        "outputs": ["boxes", "scores", "classes", "masks"],
-        "color_order": ["BGR"],
-        "takes_pictures": ["1"],
-        "category_ids": ["7", "8", "9", "10"],
-    }
-    assert json.loads(about["mrcnn_plugin"])["resizes"] is True
-    assert given["path"].endswith(".aoti.pt2")
-    with pytest.raises(ConfigError, match=r"\.aoti\.pt2 is the ending of --format aoti"):
-        export("pt2", tmp_path / "model.aoti.pt2")
-    (tmp_path / "none.aoti.pt2").write_bytes(b"no package")
-    with pytest.raises(ConfigError, match=r"none\.aoti\.pt2 is no AOTInductor package"):
-        load(tmp_path / "none.aoti.pt2")

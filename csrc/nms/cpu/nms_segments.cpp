@@ -1,5 +1,5 @@
-// nms_segments and nms_mask on the CPU: segments in parallel; a box that is kept is compared with all after it
-// at once.
+// nms_segments and nms_mask on the CPU: segments in parallel; a box that is kept is compared with all after
+// it at once.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

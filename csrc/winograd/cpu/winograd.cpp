@@ -135,8 +135,8 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
 }
 
 // The whole convolution, `part` tiles at once: one call of a program that is not Python.
-Tensor winograd_conv2d(Tensor input, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> residual,
-                       bool relu, int64_t part) {
+Tensor winograd_conv2d(Tensor input, Tensor weight, std::optional<Tensor> bias,
+                       std::optional<Tensor> residual, bool relu, int64_t part) {
   check_map(input, "input");
   STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) == 36 && weight.size(1) == input.size(1) &&
                       weight.scalar_type() == ScalarType::Float,
