@@ -117,7 +117,7 @@ def package(path: Path, metadata: dict | str | None) -> Path:
         ({"AOTI_DEVICE_KEY": "cpu"}, "was not written by export.py"),
         (
             {"mrcnn_plugin": description_of(["boxes"]).to_json(), "instructions": "sse2 avx4096"},
-            "was compiled for a processor with .*avx4096, which this one lacks: export the model on a machine",
+            "was compiled for a processor with .*avx4096, which this one lacks: export the model",
         ),
         ({"mrcnn_plugin": description_of(["boxes"]).to_json()}, "cannot be loaded by PyTorch "),
     ],
