@@ -60,17 +60,20 @@ def write_aoti(program: ExportedProgram, description: ModelDescription, path: Pa
         "layout_optimization": False,
         "aot_inductor.metadata": {KEY: description.to_json(), **_plain(description)},
     }
-    try:
-        # The cache would keep all weights once more for each package.
-        with torch.no_grad(), fresh_cache(), _guessed_sizes():
+    failure: Exception | None = None
+    # The cache would keep all weights once more for each package, and is kept where an error leaves it.
+    with torch.no_grad(), fresh_cache(), _guessed_sizes():
+        try:
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=options
             )
-    except Exception as error:
-        # Of inductor's own errors, the compiler's and the linker's, most are RuntimeErrors, but not all.
+        except Exception as error:
+            # Inductor's own errors, the compiler's and the linker's: most are RuntimeErrors, but not all.
+            failure = error
+    if failure is not None:
         raise ConfigError(
-            f"AOTInductor cannot compile the model: {first_line(error)} [{TRACEBACK}=1 shows where]"
-        ) from error
+            f"AOTInductor cannot compile the model: {first_line(failure)} [{TRACEBACK}=1 shows where]"
+        ) from failure
 
 
 def _plain(description: ModelDescription) -> dict[str, str]:
