@@ -43,7 +43,7 @@ def nms_mask(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 if library.STATUS["cpu"] is None:
     # Elsewhere, as in a compiled graph on CUDA, torchvision's op does it, group by group.
-    torch.library.impl("mrcnn_plugin::nms_mask", "CUDA")(reference.nms.nms_mask)
+    torch.library.impl("mrcnn_plugin::nms_mask", "cuda")(reference.nms.nms_mask)
 
     @torch.library.register_fake("mrcnn_plugin::nms_mask")
     def _fake(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
