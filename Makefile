@@ -16,7 +16,7 @@ WITHOUT_DEPENDENCIES := cityscapesscripts>=2.2 lvis>=0.5.3
 LOCKED := torch==2.11.0 torchvision==0.26.0
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate
 DETECTRON2 := pb1-detectron2==0.6 --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
-FORMATTED_SOURCES = $(NATIVE_SOURCES) $(shell find tests/cuda_host tests/sanitize benchmarks -name '*.h' -o -name '*.cuh' \
+FORMATTED_SOURCES = $(NATIVE_SOURCES) $(shell find tests/cuda_host tests/sanitize benchmarks examples -name '*.h' -o -name '*.cuh' \
 	-o -name '*.cu' -o -name '*.cpp')
 NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 

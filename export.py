@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a model as ONNX, OpenVINO or torch.export: see --help."""
+"""Writes a model as ONNX, OpenVINO, torch.export or AOTInductor file: see --help."""
 
 import sys
 

@@ -1,12 +1,15 @@
 """Every kind of model in every exported format, on real pictures: docs/deploy.md's table.
 
     python benchmarks/export_matrix.py --images FOLDER [--run NAME=FOLDER ...] [--only NAME ...]
-        [--formats pt2 onnx openvino] [--pictures 10] [--edges 320 800] --output FILE.json
+        [--formats pt2 onnx openvino aoti] [--pictures 10] [--edges 320 800] [--image-size 480x640]
+        --output FILE.json
 
 Each picture has a shorter side of its own, from the first of `--edges` to the second. Models without a run
 folder have random weights, whose class scores are spread as those of a trained model (no two are equal), and
 are narrow but for "Mask R-CNN R50-FPN"; `--run` names trained ones. Both sides see the same pixels: the file
-in its own runtime, the model in PyTorch. What a cell has to hold is `mrcnn_plugin.export.parity.Tolerance`.
+in its own runtime, the model in PyTorch. AOTInductor packages take pictures of `--image-size`, to which
+pictures are resized and padded, for both sides. What a cell has to hold is
+`mrcnn_plugin.export.parity.Tolerance`.
 
 Cells are kept in the file as they are done, and another call adds to them; FILE.md beside it is the table.
 """
@@ -46,6 +49,7 @@ from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
 from mrcnn_plugin.export.stages import first_stage
 from mrcnn_plugin.modeling import TimmBackbone
+from mrcnn_plugin.optimization import optimize
 from mrcnn_plugin.predict import build_predictor, run_files
 from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel, ModelDescription
 
@@ -160,12 +164,12 @@ def read(folder: Path, count: int, edges: tuple[int, int]) -> Pictures:
     return pictures
 
 
-def describe(subject: Subject, outputs: list[str]) -> ModelDescription:
+def describe(subject: Subject, outputs: list[str], size: tuple[int, int] | None) -> ModelDescription:
     return ModelDescription(
         version=mrcnn_plugin.__version__,
         outputs=outputs,
         color_order=subject.color_order,
-        image_size=None,
+        image_size=list(size) if size else None,
         min_size=None,
         max_size=None,
         resizes=False,
@@ -197,41 +201,51 @@ class Remembered(ExportedModel):
 
 
 def measure(
-    subject: Subject, pictures: Pictures, formats: Sequence[str], keep: Callable[[str, dict], None]
+    subject: Subject,
+    pictures: Pictures,
+    formats: Sequence[str],
+    fixed: tuple[int, int],
+    keep: Callable[[str, dict], None],
 ) -> None:
-    """Exports a model in each format, compares it, and gives each cell to `keep` with the format's name."""
-    start = time.process_time()
-    graph = DetectionGraph(subject.model).eval()
-    program = trace(graph)
-    tracing = time.process_time() - start
-    description = describe(subject, list(program.call_spec.out_spec.context))
-    original = OriginalModel(subject.model, description)
-    remembered = Remembered(original)
+    """Exports a model in each format, compares it, and gives each cell to `keep` with the format's name.
+
+    `fixed` is the height and width of what a format takes that has to be told.
+    """
     folder = tempfile.TemporaryDirectory()
-    for format in sorted(formats, key=list(FORMATS).index):
+    for of_fixed_size in (False, True):
+        chosen = [format for format in FORMATS if format in formats and (format == "aoti") == of_fixed_size]
+        if not chosen:
+            continue
+        size = fixed if of_fixed_size else None
         start = time.process_time()
-        path = Path(folder.name, f"model{FORMATS[format][0]}")
-        onnx_file = path.with_suffix(".onnx")
-        if format == "openvino" and onnx_file.is_file():
-            onnx_to_openvino(onnx_file, description, path)
-        else:
-            WRITERS[format](program, description, path)
-        writing = time.process_time() - start
-        parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
-        where = (
-            first_stage(graph, description, format, dict(pictures)[parity.picture]) if parity.first else ""
-        )
-        seconds = {"tracing": round(tracing, 1), "writing": round(writing, 1)}
-        keep(
-            format,
-            {
-                **asdict(parity),
-                **seconds,
+        graph = DetectionGraph(optimize(subject.model) if of_fixed_size else subject.model).eval()
+        program = trace(graph, size)
+        tracing = time.process_time() - start
+        description = describe(subject, list(program.call_spec.out_spec.context), size)
+        original = OriginalModel(subject.model, description)
+        remembered = Remembered(original)
+        for format in chosen:
+            start = time.process_time()
+            path = Path(folder.name, f"model{FORMATS[format][0]}")
+            onnx_file = path.with_suffix(".onnx")
+            if format == "openvino" and onnx_file.is_file():
+                onnx_to_openvino(onnx_file, description, path)
+            else:
+                WRITERS[format](program, description, path)
+            writing = time.process_time() - start
+            parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
+            where = ""
+            if parity.first:
+                image = dict(pictures)[parity.picture]
+                where = first_stage(graph, description, format, image, size=size)
+            found = {
+                "tracing": round(tracing, 1),
+                "writing": round(writing, 1),
                 "pictures": len(pictures),
                 "stage": where,
                 "outputs": description.outputs,
-            },
-        )
+            }
+            keep(format, {**asdict(parity), **found})
 
 
 def cell(parity: dict) -> str:
@@ -278,12 +292,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--formats", nargs="+", choices=WRITERS, default=["pt2", "onnx", "openvino"])
     parser.add_argument("--pictures", type=int, default=10)
     parser.add_argument("--edges", type=int, nargs=2, default=[320, 800], help="shorter side, pixels")
+    parser.add_argument("--image-size", default="480x640", metavar="HxW", help="of AOTInductor packages")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    height, _, width = args.image_size.partition("x")
+    fixed = (int(height), int(width))
     pictures = read(args.images, args.pictures, tuple(args.edges))
     cells = stored(args.output)
     names = list(CASES) if args.only is None and not args.run else args.only or []
@@ -305,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_atomically(args.output.with_suffix(".md"), table(cells).encode())
 
         if missing:
-            measure(build(), pictures, missing, keep)
+            measure(build(), pictures, missing, fixed, keep)
     cells = stored(args.output)
     print(table(cells))
     return 1 if any(one["first"] for row in cells.values() for one in row.values()) else 0

@@ -14,6 +14,7 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
       "int sampling_ratio, float canonical_box_size, int canonical_level, bool aligned, bool max_pool, "
       "bool deterministic, Tensor? levels=None) -> Tensor[]");
   m.def("nms_segments(Tensor boxes, Tensor offsets, float iou_threshold) -> Tensor");
+  m.def("nms_mask(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def(
       "rasterize_polygons(Tensor coords, Tensor polygon_offsets, Tensor instance_offsets, Tensor boxes, "
       "SymInt mask_size) -> Tensor");
@@ -25,6 +26,9 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def(
       "winograd_output(Tensor(a!) output, Tensor products, Tensor? bias, SymInt first, bool accumulate, "
       "bool relu) -> ()");
+  m.def(
+      "winograd_conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, bool relu, int part) -> "
+      "Tensor");
   m.def("winograd_gradient(Tensor grad, SymInt first, SymInt count) -> Tensor");
   m.def("winograd_filter(Tensor weight, bool flip) -> Tensor");
   m.def("winograd_filter_backward(Tensor products) -> Tensor");

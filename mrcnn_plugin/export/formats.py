@@ -16,6 +16,7 @@ from mrcnn_plugin.runtime import ModelDescription
 from mrcnn_plugin.runtime.description import KEY
 from mrcnn_plugin.runtime.loading import extra
 
+from .aoti import write_aoti
 from .program import any_sizes
 
 #: Whose operators the translations are written in.
@@ -98,6 +99,7 @@ def _forget_pending_symbols(program: ExportedProgram) -> None:
 
 #: format -> what writes it.
 WRITERS: dict[str, Callable[[ExportedProgram, ModelDescription, Path], None]] = {
+    "aoti": write_aoti,
     "onnx": write_onnx,
     "openvino": write_openvino,
     "pt2": write_pt2,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import Tensor
+
+from mrcnn_plugin.ops import library, reference
 
 
 def nms_mask(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Which boxes greedy non-maximum suppression keeps, in each of B groups on its own.
 
-    The groups are classes, or levels of a pyramid. torchvision's `nms` decides; unlike `batched_nms` no group
-    is shifted out of the others' way, so IoUs are exact whatever the number of groups.
+    The groups are classes, or levels of a pyramid. The result is that of torchvision's `nms` of each group;
+    unlike in `batched_nms` no group is shifted out of the others' way, so IoUs are exact whatever the number
+    of groups.
 
     Args:
         boxes: (B, K, 4) float32 xyxy.
@@ -33,20 +35,16 @@ def nms_mask(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     for name, value in (("boxes", boxes), ("scores", scores)):
         if value.dtype != torch.float32:
             raise TypeError(f"{name} must be float32, got {value.dtype}; use {name}.float()")
-    return torch.ops.mrcnn_plugin.nms_mask(boxes.detach(), scores.detach(), float(iou_threshold))
+    boxes, scores, device = boxes.detach(), scores.detach(), boxes.device.type
+    if library.native("cpu" if device == "cuda" else device):
+        return torch.ops.mrcnn_plugin.nms_mask(boxes, scores, float(iou_threshold))
+    return reference.nms.nms_mask(boxes, scores, float(iou_threshold))
 
 
-@torch.library.custom_op("mrcnn_plugin::nms_mask", mutates_args=())
-def _nms_mask(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    taking_part = scores > -torch.inf
-    keep = torch.zeros_like(taking_part)
-    for group in taking_part.any(dim=1).nonzero()[:, 0].tolist():
-        index = taking_part[group].nonzero()[:, 0]
-        kept = torchvision.ops.nms(boxes[group, index], scores[group, index], iou_threshold)
-        keep[group, index[kept]] = True
-    return keep
+if library.STATUS["cpu"] is None:
+    # Elsewhere, as in a compiled graph on CUDA, torchvision's op does it, group by group.
+    torch.library.impl("mrcnn_plugin::nms_mask", "cuda")(reference.nms.nms_mask)
 
-
-@_nms_mask.register_fake
-def _fake(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    return scores.new_empty(scores.shape, dtype=torch.bool)
+    @torch.library.register_fake("mrcnn_plugin::nms_mask")
+    def _fake(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+        return scores.new_empty(scores.shape, dtype=torch.bool)

@@ -72,6 +72,10 @@ def winograd_conv2d(
     input = input.detach()
     if not library.native(input.device.type):
         return reference.winograd.conv2d(input, weight, bias, residual, relu)
+    if torch.compiler.is_compiling():
+        # One node of the graph, whatever the size of the map.
+        part = _tiles_of_part(_PART, max(weight.shape[1:]))
+        return torch.ops.mrcnn_plugin.winograd_conv2d(input, weight, bias, residual, relu, part)
     if residual is None:
         shape = (input.shape[0], weight.shape[2], *input.shape[2:])
         output = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
@@ -129,10 +133,14 @@ def _parts(map: Tensor, numbers: int, channels: int) -> Iterator[tuple[int, int]
     """First tile of each part, and how many it has."""
     images, _, height, width = map.shape
     tiles = images * -(-height // 4) * -(-width // 4)
-    # Odd: rows that are a multiple of the page size apart would share a few lines of the caches.
-    part = max(8, numbers // (36 * channels)) | 1
+    part = _tiles_of_part(numbers, channels)
     for first in range(0, tiles, part):
         yield first, min(part, tiles - first)
+
+
+def _tiles_of_part(numbers: int, channels: int) -> int:
+    # Odd: rows that are a multiple of the page size apart would share a few lines of the caches.
+    return max(8, numbers // (36 * channels)) | 1
 
 
 def _check(input: Tensor, weight: Tensor, residual: Tensor | None) -> None:
@@ -165,6 +173,13 @@ if library.STATUS["cpu"] is None:
         output: Tensor, products: Tensor, bias: Tensor | None, first: int, accumulate: bool, relu: bool
     ) -> None:
         return None
+
+    @torch.library.register_fake("mrcnn_plugin::winograd_conv2d")
+    def _fake_conv2d(
+        input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool, part: int
+    ) -> Tensor:
+        shape = (input.shape[0], weight.shape[2], *input.shape[2:])
+        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
     @torch.library.register_fake("mrcnn_plugin::winograd_gradient")
     def _fake_gradient(grad: Tensor, first: int, count: int) -> Tensor:

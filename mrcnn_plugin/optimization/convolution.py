@@ -83,8 +83,7 @@ class FusedConv2d(nn.Conv2d):
             overwrite: the result may be written into `residual`.
         """
         if torch.compiler.is_compiling():
-            # Inductor fuses by itself.
-            return self._separately(x, residual)
+            return self._in_graph(x, residual)
         if x.device.type != "cpu" or x.numel() == 0 or not has_onednn(x.dtype):
             return self._separately(x, residual)
         if self.transformed is not None and x.is_contiguous(memory_format=torch.channels_last):
@@ -127,6 +126,17 @@ class FusedConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "packed": None}
+
+    def _in_graph(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Of ops that torch.compile and torch.export know; inductor fuses those of PyTorch by itself."""
+        if self.transformed is None:
+            return self._separately(x, residual)
+        last = torch.channels_last
+        residual = None if residual is None else residual.contiguous(memory_format=last)
+        relu = self.after.name == "relu"
+        return winograd_conv2d(
+            x.contiguous(memory_format=last), self.transformed, self.bias, residual, relu=relu
+        )
 
     def _separately(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mrcnn_plugin.errors import ConfigError
+from mrcnn_plugin.errors import ConfigError, first_line
 
 from .description import KEY, parse_description
 from .model import ExportedModel
+from .processor import INSTRUCTIONS, instructions
+
+# Of a package's metadata, in bytes: a config, and the names of classes.
+_MOST_METADATA = 2**24
 
 
 @contextlib.contextmanager
@@ -91,8 +99,58 @@ class Pt2Model(ExportedModel):
         return {name: value.numpy() for name, value in outputs.items()}
 
 
+class AotiModel(ExportedModel):
+    """An AOTInductor package on the CPU, which is machine code; of this package only its ops are imported."""
+
+    def __init__(self, path: str, threads: int = 0) -> None:
+        import torch
+        import torch._inductor
+
+        from mrcnn_plugin.ops import library
+
+        metadata = _package_metadata(path)
+        super().__init__(parse_description(metadata.get(KEY), path))
+        lacking = set(metadata.get(INSTRUCTIONS, "").split()) - instructions()
+        if lacking:
+            raise ConfigError(
+                f"{path} was compiled for a processor with {', '.join(sorted(lacking))}, which this one "
+                "lacks: export the model on a machine like this one"
+            )
+        if library.STATUS["cpu"] is not None:
+            raise ConfigError(f"{path} calls the native ops, which are missing: {library.STATUS['cpu']}")
+        self._torch = torch
+        try:
+            self._package = torch._inductor.aoti_load_package(path)
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(
+                f"{path} cannot be loaded by PyTorch {torch.__version__}: {first_line(error)}"
+            ) from error
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = self._package(self._torch.from_numpy(image))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _package_metadata(path: str) -> dict[str, str]:
+    """What an AOTInductor package says about itself, before any of its code runs."""
+    try:
+        with zipfile.ZipFile(path) as package:
+            for entry in package.infolist():
+                if re.search(r"/data/aotinductor/model/[^/]*wrapper_metadata\.json$", entry.filename):
+                    if entry.file_size > _MOST_METADATA:
+                        raise ConfigError(f"{path}: {entry.filename} is larger than {_MOST_METADATA} bytes")
+                    return json.loads(package.read(entry))
+    except (zipfile.BadZipFile, OSError, ValueError, zlib.error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path} is no AOTInductor package: {first_line(error)}") from error
+    raise ConfigError(f"{path} is no AOTInductor package: it has no data/aotinductor/model")
+
+
 #: format -> ending of its files' names, and what loads them.
 FORMATS: dict[str, tuple[str, Callable[..., ExportedModel]]] = {
+    # First, as it ends in .pt2, too.
+    "aoti": (".aoti.pt2", AotiModel),
     "onnx": (".onnx", OnnxModel),
     "openvino": (".xml", OpenVINOModel),
     "pt2": (".pt2", Pt2Model),

@@ -50,7 +50,8 @@ def export(run):
     traced = {}
 
     def traced_once(graph, size=None):
-        key = (size, graph._resizing, graph._pasted_masks)
+        optimized = bool(graph.model._forward_pre_hooks)
+        key = (size, graph._resizing, graph._pasted_masks, optimized)
         if key not in traced:
             traced[key] = trace(graph, size)
         return traced[key]

@@ -74,7 +74,9 @@ def test_ops_of_the_sources_are_those_of_the_library(tmp_path, monkeypatch):
     assert library._refusal() is None
     changed = tmp_path / "ops.cpp"
     changed.write_text(
-        library.SCHEMAS.read_text().replace("float iou_threshold) -> Tensor", "float iou) -> Tensor")
+        library.SCHEMAS.read_text().replace(
+            "offsets, float iou_threshold) -> Tensor", "offsets, float iou) -> Tensor"
+        )
         + 'm.def("new_op(Tensor boxes) -> Tensor");'
     )
     monkeypatch.setattr(library, "SCHEMAS", changed)

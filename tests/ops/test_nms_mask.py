@@ -6,9 +6,10 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcnn_plugin.ops import nms_mask
+from mrcnn_plugin.ops import nms_mask, reference
 
 
+@pytest.mark.usefixtures("kernels")
 def test_hand_computed():
     # IoU of the first two: 81 / 119; the third is elsewhere, the fourth takes no part.
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 0, 30, 10], [50, 50, 60, 60]])
@@ -28,6 +29,24 @@ def test_equals_torchvision(groups, count, seed):
     for group in range(groups):
         expected = torchvision.ops.nms(boxes[group], scores[group], 0.4)
         assert kept[group].nonzero()[:, 0].tolist() == sorted(expected.tolist())
+
+
+def test_equal_scores_keep_their_order_and_nan_takes_no_part():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [50, 0, 60, 10]])
+    scores = torch.tensor([[torch.nan, 0.5, 0.5, torch.inf]])
+    for kept in (nms_mask(boxes[None], scores, 0.5), reference.nms.nms_mask(boxes[None], scores, 0.5)):
+        assert kept.tolist() == [[False, True, False, True]]
+
+
+@given(groups=st.integers(0, 4), count=st.integers(0, 300), seed=st.integers(0, 99))
+def test_equals_reference(groups, count, seed):
+    """Scores that tie, that are -inf, and memory in another order, as classes have it."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(count, groups, 4, generator=generator).transpose(0, 1) * 20
+    boxes[..., 2:] += boxes[..., :2]
+    scores = torch.randint(-2, 6, (count, groups), generator=generator).transpose(0, 1) / 4
+    scores = torch.where(scores < 0, -torch.inf, scores)
+    assert torch.equal(nms_mask(boxes, scores, 0.4), reference.nms.nms_mask(boxes, scores, 0.4))
 
 
 def test_opcheck():

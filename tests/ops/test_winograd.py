@@ -67,6 +67,26 @@ def test_any_size(images, height, width, seed):
     )
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_the_op_of_graphs(relu, with_residual):
+    """In one call what winograd_conv2d computes call by call, whatever the parts."""
+    x, weight, bias = inputs(2, 48, 32, 9, 13)
+    residual = inputs(2, 32, 16, 9, 13, seed=1)[0] if with_residual else None
+    weight = winograd_weight(weight)
+    expected = winograd_conv2d(x, weight, bias, residual, relu=relu)
+    op = torch.ops.mrcnn_plugin.winograd_conv2d
+    for part in (1, 5, 1000):
+        found = op(x, weight, bias, residual, relu, part)
+        assert found.is_contiguous(memory_format=LAST)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.library.opcheck(op, (x, weight, bias, residual, relu, 7))
+    with pytest.raises(RuntimeError, match="part must be positive, got 0"):
+        op(x, weight, bias, residual, relu, 0)
+    with pytest.raises(RuntimeError, match="residual must have the result's shape"):
+        op(x, weight, bias, x, relu, 7)
+
+
 def test_parts_of_the_tiles(monkeypatch):
     x, weight, bias = inputs(3, 16, 16, 20, 24)
     transformed = winograd_weight(weight)

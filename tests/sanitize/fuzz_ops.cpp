@@ -202,6 +202,17 @@ void nms(Bytes& bytes) {
   }
 }
 
+void nms_groups(Bytes& bytes) {
+  const int64_t groups = bytes.below(4), count = bytes.below(30);
+  const Tensor boxes = floats(bytes, {groups, count, 4}), scores = floats(bytes, {groups, count});
+  const double threshold = bytes.flag() ? bytes.below(100) / 100.0 : bytes.real();
+  const Tensor keep = call("nms_mask", {boxes, scores, threshold})[0].toTensor();
+  const Tensor taking_part = scores.gt(-std::numeric_limits<double>::infinity());
+  require(!at::any(keep.logical_and(taking_part.logical_not())).item<bool>(),
+          "a box without a score is kept");
+  require(at::equal(at::any(keep, 1), at::any(taking_part, 1)), "a group loses its best box");
+}
+
 void keypoints(Bytes& bytes) {
   const int64_t count = bytes.below(3);
   const Tensor maps = pixels(bytes, {count, bytes.below(3), bytes.below(20), bytes.below(20)});
@@ -261,6 +272,9 @@ void winograd(Bytes& bytes) {
   Tensor output = at::zeros_like(map);
   call("winograd_output", {output, tiles, bias, first, bytes.flag(), bytes.flag()});
   call("winograd_gradient", {map, first, count});
+  const Tensor weight = pixels(bytes, {36, channels, channels});
+  const c10::IValue residual = bytes.flag() ? c10::IValue(map) : c10::IValue();
+  call("winograd_conv2d", {map, weight, bias, residual, bytes.flag(), bytes.integer(20)});
 }
 
 void winograd_filters(Bytes& bytes) {
@@ -274,8 +288,8 @@ void winograd_filters(Bytes& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static constexpr void (*kOps[])(Bytes&) = {masks,    polygons,        nms, keypoints, roi_align,
-                                             winograd, winograd_filters};
+  static constexpr void (*kOps[])(Bytes&) = {masks,    polygons,         nms,       keypoints, roi_align,
+                                             winograd, winograd_filters, nms_groups};
   static const bool ready = [] {
     at::set_num_threads(1);
     return true;

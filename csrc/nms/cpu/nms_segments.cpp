@@ -1,10 +1,13 @@
-// nms_segments on the CPU: segments in parallel; a box that is kept is compared with all after it at once.
+// nms_segments and nms_mask on the CPU: segments in parallel; a box that is kept is compared with all after
+// it at once.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <vector>
 
 #include "common/cpu/parallel.h"
@@ -23,6 +26,9 @@ struct Corners {
 struct Scratch {
   std::vector<float> floats;
   std::vector<uint8_t> dead;
+  // Of nms_mask: the boxes that take part, best first.
+  std::vector<int64_t> order;
+  std::vector<float> sorted;
 };
 
 }  // namespace
@@ -75,8 +81,53 @@ Tensor nms_segments(const Tensor& boxes, const Tensor& offsets, double iou_thres
   return keep;
 }
 
+// One group of nms_mask: equal scores keep their order, as torchvision's nms has it.
+void keep_group(const float* boxes, const float* scores, int64_t count, double threshold, Suppress suppress,
+                Scratch& scratch, bool* keep) {
+  std::vector<int64_t>& order = scratch.order;
+  order.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    if (scores[i] > -std::numeric_limits<float>::infinity()) order.push_back(i);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [scores](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+  const auto taking_part = static_cast<int64_t>(order.size());
+  scratch.sorted.resize(4 * taking_part);
+  for (int64_t i = 0; i < taking_part; ++i) {
+    std::copy_n(boxes + 4 * order[i], 4, scratch.sorted.data() + 4 * i);
+  }
+  const std::unique_ptr<bool[]> kept(new bool[taking_part]);
+  keep_segment(scratch.sorted.data(), taking_part, threshold, suppress, scratch, kept.get());
+  for (int64_t i = 0; i < taking_part; ++i) keep[order[i]] = kept[i];
+}
+
+Tensor nms_mask(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
+  using torch::headeronly::ScalarType;
+  STD_TORCH_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "boxes must have shape (B, K, 4)");
+  const int64_t groups = boxes.size(0), count = boxes.size(1);
+  STD_TORCH_CHECK(scores.dim() == 2 && scores.size(0) == groups && scores.size(1) == count,
+                  "scores must have shape (B, K)");
+  STD_TORCH_CHECK(boxes.scalar_type() == ScalarType::Float && scores.scalar_type() == ScalarType::Float,
+                  "boxes and scores must be float32");
+  const Suppress suppress = MRCNN_FOR_LEVEL(simd_level(), suppress);
+  const Tensor rows = torch::stable::contiguous(boxes), values = torch::stable::contiguous(scores);
+  Tensor keep = torch::stable::new_zeros(scores, {groups, count}, ScalarType::Bool);
+  const float* box = rows.const_data_ptr<float>();
+  const float* score = values.const_data_ptr<float>();
+  bool* kept = keep.mutable_data_ptr<bool>();
+  const auto make_scratch = [](int64_t) { return Scratch(); };
+  parallel_tasks(groups, make_scratch, [&](Scratch& scratch, int64_t i) {
+    keep_group(box + 4 * count * i, score + count * i, count, iou_threshold, suppress, scratch,
+               kept + count * i);
+  });
+  return keep;
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) { m.impl("nms_segments", TORCH_BOX(&nms_segments)); }
+STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
+  m.impl("nms_segments", TORCH_BOX(&nms_segments));
+  m.impl("nms_mask", TORCH_BOX(&nms_mask));
+}
 
 }  // namespace mrcnn_plugin

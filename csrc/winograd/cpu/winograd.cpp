@@ -8,6 +8,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 #include <vector>
 
@@ -127,6 +129,40 @@ void winograd_output(Tensor output, Tensor products, std::optional<Tensor> bias,
   });
 }
 
+// aten::bmm, for which torch/csrc/stable/ops.h has no wrapper.
+Tensor bmm(const Tensor& a, const Tensor& b) {
+  std::array<StableIValue, 2> stack{torch::stable::detail::from(a), torch::stable::detail::from(b)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::bmm", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The whole convolution, `part` tiles at once: one call of a program that is not Python.
+Tensor winograd_conv2d(Tensor input, Tensor weight, std::optional<Tensor> bias,
+                       std::optional<Tensor> residual, bool relu, int64_t part) {
+  check_map(input, "input");
+  STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) == 36 && weight.size(1) == input.size(1) &&
+                      weight.scalar_type() == ScalarType::Float,
+                  "weight must be float32 of shape (36, ", input.size(1), ", C')");
+  STD_TORCH_CHECK(part > 0, "part must be positive, got ", part);
+  const std::array<int64_t, 4> shape{input.size(0), weight.size(2), input.size(2), input.size(3)};
+  Tensor output = torch::stable::empty(shape, ScalarType::Float, std::nullopt, input.device(), std::nullopt,
+                                       torch::headeronly::MemoryFormat::ChannelsLast);
+  if (residual.has_value()) {
+    check_map(*residual, "residual");
+    for (int64_t axis = 0; axis < 4; ++axis) {
+      STD_TORCH_CHECK(residual->size(axis) == shape[axis], "residual must have the result's shape");
+    }
+    torch::stable::copy_(output, *residual);
+  }
+  const Tiles tiles(input);
+  for (int64_t first = 0; first < tiles.count; first += part) {
+    const int64_t count = std::min(part, tiles.count - first);
+    const Tensor products = bmm(winograd_input(input, first, count), weight);
+    winograd_output(output, products, bias, first, residual.has_value(), relu);
+  }
+  return output;
+}
+
 Tensor winograd_gradient(Tensor grad, int64_t first, int64_t count) {
   check_map(grad, "grad");
   const Tiles tiles(grad);
@@ -193,6 +229,7 @@ Tensor winograd_filter_backward(Tensor products) {
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
   m.impl("winograd_input", TORCH_BOX(&winograd_input));
   m.impl("winograd_output", TORCH_BOX(&winograd_output));
+  m.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d));
   m.impl("winograd_gradient", TORCH_BOX(&winograd_gradient));
   m.impl("winograd_filter", TORCH_BOX(&winograd_filter));
   m.impl("winograd_filter_backward", TORCH_BOX(&winograd_filter_backward));
