@@ -133,7 +133,9 @@ def fuzz_by_coverage(clang: str, seconds: int) -> bool:
 def fuzz_environment() -> dict[str, str]:
     # torch's part of a std::vector is not instrumented, which looks like a use behind its end.
     asan = OPTIONS["ASAN_OPTIONS"] + ":detect_container_overflow=0:handle_abort=1"
-    return {"OMP_NUM_THREADS": "1", **OPTIONS, "ASAN_OPTIONS": asan}
+    # g++'s UndefinedBehaviorSanitizer knows of no callback of AddressSanitizer's, which names the seed.
+    ubsan = OPTIONS["UBSAN_OPTIONS"] + ":abort_on_error=1"
+    return {"OMP_NUM_THREADS": "1", **OPTIONS, "ASAN_OPTIONS": asan, "UBSAN_OPTIONS": ubsan}
 
 
 def build(name: str, sanitizers: str, compiler: str = "g++") -> Path:
