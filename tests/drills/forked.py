@@ -32,6 +32,7 @@ class Run:
         prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self.log = log
+        log.touch()
         self.status: int | None = None
         self.pid = os.fork()
         if self.pid:

@@ -39,6 +39,16 @@ def config():
             RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
             "lower dataloader.train.num_workers",
         ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "lower dataloader.train.num_workers",
+        ),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is out of shared memory."
+            ),
+            "/dev/shm",
+        ),
         (RuntimeError("unable to open shared memory object </torch_1>"), "/dev/shm"),
         (
             OSError(errno.ENOSPC, "No space left", "a.pth"),
