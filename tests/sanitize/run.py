@@ -36,7 +36,7 @@ OPTIONS = {
     # that go through memcpy and the like, and not what orders them. A test forks a process that has threads.
     "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0:die_after_fork=0",
 }
-# Without optimization the compiler fuses no multiplications with additions, by which this test tells levels apart.
+# By multiplications fused with additions, of which a build with a sanitizer has none.
 OPTIMIZED = "tests/ops/test_simd_levels.py::test_the_setting_chooses_the_kernels"
 NATIVE_ONLY = ["-p", "native_only", "-m", "not cuda and not slow", f"--deselect={OPTIMIZED}"]
 
