@@ -10,7 +10,24 @@ import signal
 TRACEBACK = "MRCNN_PLUGIN_TRACEBACK"
 
 
-class ConfigError(ValueError):
+# Characters of a message, which may quote names that a damaged file states: of its beginning and of its end.
+_BEGINNING, _END = 2500, 1500
+
+
+class _Told(ValueError):
+    """A message that a person reads, whatever size the names in it have."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_readable(value) if isinstance(value, str) else value for value in args))
+
+
+def _readable(message: str) -> str:
+    """Without its middle where it is longer than anyone reads: file and way out stand at its ends."""
+    cut = len(message) > _BEGINNING + _END + len(" ... ")
+    return f"{message[:_BEGINNING]} ... {message[-_END:]}" if cut else message
+
+
+class ConfigError(_Told):
     """Something given on the command line or in a config file is wrong; the message says how to fix it.
 
     Attributes:
@@ -20,7 +37,7 @@ class ConfigError(ValueError):
     of_one_process = False
 
 
-class DatasetError(ValueError):
+class DatasetError(_Told):
     """A data set that cannot be used; its message is one line that names the file and how to fix it.
 
     Attributes:
@@ -30,7 +47,7 @@ class DatasetError(ValueError):
     of_one_process = False
 
 
-class ImageError(ValueError):
+class ImageError(_Told):
     """An image file that cannot be read; its message is one line that says why, without the file's name."""
 
 

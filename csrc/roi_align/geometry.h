@@ -45,7 +45,8 @@ template <typename Box>
 MRCNN_HOST_DEVICE bool roi_is_valid(const Box* roi, int64_t batch_size) {
   // Written so that NaN fails; x - x is NaN for infinities.
   const Box spread = (roi[1] - roi[1]) + (roi[2] - roi[2]) + (roi[3] - roi[3]) + (roi[4] - roi[4]);
-  return roi[0] > Box(-1) && roi[0] < Box(batch_size) && spread == Box(0);
+  // An index between -1 and 0 is cut off to 0, which an empty batch does not have.
+  return batch_size > 0 && roi[0] > Box(-1) && roi[0] < Box(batch_size) && spread == Box(0);
 }
 
 // One axis of a RoI on its level, in feature pixels. `samples` is the number of samples per bin along this

@@ -15,6 +15,11 @@ from mrcnn_plugin.config import RunConfig
 from mrcnn_plugin.errors import ConfigError, DatasetError, DivergedError, first_line, storage_problem
 
 _CONTINUE = "--resume continues from the last checkpoint"
+# Of a worker of a DataLoader: by whoever waits for its batch, or by a signal that comes at any moment.
+_WORKER_ENDED = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
+_NO_SHARED_MEMORY = re.compile(
+    r"insufficient shared memory \(shm\)|out of shared memory|unable to open shared memory object"
+)
 # Whose classes the errors of torch.compile are; their import takes seconds.
 _COMPILER = {"torch._dynamo.exc", "torch._inductor.exc"}
 # How gloo and NCCL say that the other end is gone.
@@ -67,13 +72,13 @@ def explanation(error: BaseException, config: RunConfig) -> str | None:
         )
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
         return f"out of memory: lower {config.keys.batch_size} or the size of the input ({first_line(error)})"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited unexpectedly" in text:
+    if _NO_SHARED_MEMORY.search(text):
+        return f"no room in /dev/shm for the batches: enlarge it, or set {config.keys.num_workers}=0"
+    if isinstance(error, RuntimeError) and _WORKER_ENDED.search(text):
         return (
             f"a process that loads data has been killed, as by the system when memory runs out; lower "
             f"{config.keys.num_workers} or the size of the input; {_CONTINUE}"
         )
-    if "insufficient shared memory (shm)" in text or "unable to open shared memory object" in text:
-        return f"no room in /dev/shm for the batches: enlarge it, or set {config.keys.num_workers}=0"
     lost = isinstance(error, dist.DistBackendError) or _LOST.search(text)
     if comm.get_world_size() > 1 and isinstance(error, RuntimeError | OSError) and lost:
         return f"another process of this run has ended ({first_line(error)}); {_CONTINUE}"

@@ -372,6 +372,8 @@ def main(folder: Path, names: list[str]) -> dict[str, dict]:
             rows[name] = DRILLS[name](root)
         except Exception as error:
             rows[name] = {"failed": f"{type(error).__name__}: {error}"[-1500:]}
+        finally:
+            Run.end_all()
         print(json.dumps(rows[name]), file=sys.stderr, flush=True)
     print(table(rows), file=sys.stderr)
     return rows

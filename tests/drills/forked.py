@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from mrcnn_plugin.data.synthetic.shapes import SetParameters, ensure_set
 from mrcnn_plugin.predict import argument_parser as predict_parser
@@ -23,6 +25,8 @@ class Run:
         status: its exit status once `wait` has returned; -N where signal N ended it.
     """
 
+    _started: ClassVar[list[Run]] = []
+
     def __init__(
         self,
         log: Path,
@@ -32,9 +36,11 @@ class Run:
         prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self.log = log
+        log.touch()
         self.status: int | None = None
         self.pid = os.fork()
         if self.pid:
+            self._started.append(self)
             return
         with log.open("wb") as file:
             os.dup2(file.fileno(), 1)
@@ -55,6 +61,12 @@ class Run:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Kills what still runs, as after a drill that failed."""
+        while cls._started:
+            cls._started.pop().kill(signal.SIGKILL)
 
     def wait(self) -> int:
         """Waits for its end; its exit status."""

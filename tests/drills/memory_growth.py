@@ -75,8 +75,9 @@ class Watch:
 
     def draw(self, path: str, title: str) -> None:
         figure = Figure(figsize=(7, 3), layout="constrained")
-        axes = figure.add_subplot(xlabel=title, ylabel="resident MB", ylim=(0, None))
+        axes = figure.add_subplot(xlabel=title, ylabel="resident MB")
         axes.plot(self.counts, [size / process_memory.MB for size in self.resident])
+        axes.set_ylim(bottom=0)
         figure.savefig(path, dpi=110)
 
 

@@ -33,8 +33,8 @@ from mrcnn_plugin.errors import ConfigError, DatasetError, ImageError, first_lin
 
 # Far more than any of these inputs takes, on a busy machine.
 _SECONDS = 60
-# Characters of a line; a file's name may have thousands.
-_LONGEST = 20_000
+# Characters of a line: an error is cut to less, and what a data loader's process hands over, too.
+_LONGEST = 5000
 # So much more than the process has: what asks for more than this is refused by the system, not granted.
 _BYTES = 6 << 30
 

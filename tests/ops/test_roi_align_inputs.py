@@ -117,9 +117,12 @@ def test_empty(shape, mode):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_boxes_for_an_empty_batch_raise():
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("index", [0, -0.5])
+def test_boxes_for_an_empty_batch_raise(index, mode):
+    boxes = torch.tensor([[index, 1.0, 1, 5, 5]])
     with pytest.raises((ValueError, RuntimeError), match=r"batch index, must be in \[0, 0\)"):
-        roi_align(torch.zeros(0, 3, 6, 8), ROI, 2)
+        roi_align(torch.zeros(0, 3, 6, 8), boxes, 2, mode=mode)
 
 
 @pytest.mark.usefixtures("kernels")

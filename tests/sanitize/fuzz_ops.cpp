@@ -153,8 +153,9 @@ void check_code(const Stack& encoded, const Tensor& pasted, int64_t height, int6
   const int64_t total = height * width;
   for (int64_t i = 0; i < pasted.size(0); ++i) {
     const int64_t begin = offsets[i].item<int64_t>(), end = offsets[i + 1].item<int64_t>();
-    const auto mask = decode(counts.const_data_ptr<uint8_t>() + begin, end - begin, total);
-    const bool* pixel = columns.const_data_ptr<bool>() + i * total;
+    const auto mask =
+        decode(static_cast<const uint8_t*>(counts.const_data_ptr()) + begin, end - begin, total);
+    const bool* pixel = static_cast<const bool*>(columns.const_data_ptr()) + i * total;
     int64_t area = 0;
     for (int64_t p = 0; p < total; ++p) {
       require(bool(mask[p]) == pixel[p], "encode_masks and paste_masks differ");

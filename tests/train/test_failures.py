@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import pickle
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from detectron2.engine import SimpleTrainer
 from helpers.tiny_runs import TINY
 
 from mrcnn_plugin.config import load_config
-from mrcnn_plugin.errors import ConfigError, DatasetError, first_line, storage_problem
+from mrcnn_plugin.errors import ConfigError, DatasetError, ImageError, first_line, storage_problem
 from mrcnn_plugin.train import processes
 from mrcnn_plugin.train.failures import explained, explanation
 
@@ -37,6 +38,16 @@ def config():
         (
             RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
             "lower dataloader.train.num_workers",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "lower dataloader.train.num_workers",
+        ),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is out of shared memory."
+            ),
+            "/dev/shm",
         ),
         (RuntimeError("unable to open shared memory object </torch_1>"), "/dev/shm"),
         (
@@ -139,3 +150,15 @@ def test_what_all_processes_know_is_printed_once(monkeypatch, capsys):
 
 def test_an_error_that_quotes_a_file_is_cut():
     assert len(first_line(ValueError("invalid header: " + "[" * 100_000))) < 600
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DatasetError, ImageError])
+def test_a_message_with_a_name_of_any_length_keeps_its_file_and_its_way_out(kind):
+    error = kind(f"set.json: {'[' * 100_000} is no picture; replace it")
+    assert len(str(error)) < 5000
+    assert str(error).startswith("set.json: [")
+    assert str(error).endswith("[ is no picture; replace it")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error)
+    assert str(kind("a.png: cut")) == "a.png: cut"

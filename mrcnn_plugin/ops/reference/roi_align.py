@@ -65,8 +65,11 @@ def assign_levels(
 
 def valid_rois(boxes: Tensor, levels: Tensor, features: list[Tensor]) -> Tensor:
     """Bool (K,): whether boxes (K, 5) are finite, and their batch index and level (K,) exist."""
-    image = boxes[:, 0]
-    exists = (image > -1) & (image < features[0].shape[0]) & (levels >= 0) & (levels < len(features))
+    image, batch_size = boxes[:, 0], features[0].shape[0]
+    if batch_size == 0:
+        # An index between -1 and 0 is cut off to 0, which this batch does not have.
+        return torch.zeros_like(image, dtype=torch.bool)
+    exists = (image > -1) & (image < batch_size) & (levels >= 0) & (levels < len(features))
     return torch.isfinite(boxes[:, 1:]).all(dim=1) & exists
 
 
@@ -76,10 +79,9 @@ def check_values(boxes: Tensor, levels: Tensor, features: list[Tensor]) -> None:
     if not len(wrong):
         return
     roi, image, level = int(wrong[0]), float(boxes[wrong[0], 0]), int(levels[wrong[0]])
-    if not -1 < image < features[0].shape[0]:
-        raise ValueError(
-            f"boxes[{roi}, 0], the batch index, must be in [0, {features[0].shape[0]}), got {image:g}"
-        )
+    batch_size = features[0].shape[0]
+    if batch_size == 0 or not -1 < image < batch_size:
+        raise ValueError(f"boxes[{roi}, 0], the batch index, must be in [0, {batch_size}), got {image:g}")
     if not 0 <= level < len(features):
         raise ValueError(f"levels[{roi}] must be in [0, {len(features)}), got {level}")
     raise ValueError(
