@@ -14,7 +14,7 @@ Cells are kept in the file as they are done, and another call adds to them; FILE
 from __future__ import annotations
 
 # First, since it adapts Detectron2 for the installed libraries.
-import mrcnn_plugin
+import mrcnn_plugin  # noqa: F401
 
 # isort: split
 
@@ -36,6 +36,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from end_to_end import of_ours, spread_scores
 from omegaconf import DictConfig
+from runtimes import describe
 from tabulate import tabulate
 from torch import nn
 from whole_models import as_if_trained, project, zoo
@@ -47,7 +48,7 @@ from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
 from mrcnn_plugin.export.stages import first_stage
 from mrcnn_plugin.modeling import TimmBackbone
 from mrcnn_plugin.predict import build_predictor, run_files
-from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel, ModelDescription
+from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel
 
 LEAST_SCORE = 0.05
 LONGEST = 1333
@@ -160,25 +161,6 @@ def read(folder: Path, count: int, edges: tuple[int, int]) -> Pictures:
     return pictures
 
 
-def describe(subject: Subject, outputs: list[str]) -> ModelDescription:
-    return ModelDescription(
-        version=mrcnn_plugin.__version__,
-        outputs=outputs,
-        color_order=subject.color_order,
-        image_size=None,
-        min_size=None,
-        max_size=None,
-        resizes=False,
-        pixel_mean=subject.model.pixel_mean.flatten().tolist(),
-        score_threshold=LEAST_SCORE,
-        nms_threshold=0.5,
-        masks="probabilities" if "masks" in outputs else None,
-        mask_threshold=0.5,
-        metadata={},
-        config="",
-    )
-
-
 class Remembered(ExportedModel):
     """A model that looks at each picture once, however many files it is compared with."""
 
@@ -204,7 +186,8 @@ def measure(
     graph = DetectionGraph(subject.model).eval()
     program = trace(graph)
     tracing = time.process_time() - start
-    description = describe(subject, list(program.call_spec.out_spec.context))
+    outputs = list(program.call_spec.out_spec.context)
+    description = describe(subject.model, outputs, subject.color_order, score_threshold=LEAST_SCORE)
     original = OriginalModel(subject.model, description)
     remembered = Remembered(original)
     folder = tempfile.TemporaryDirectory()

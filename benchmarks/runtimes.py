@@ -35,6 +35,33 @@ def weights_of(folder: Path, case: str) -> Path:
     return file_of(folder, case, "onnx").with_suffix(".pth")
 
 
+def describe(
+    model: nn.Module,
+    outputs: list[str],
+    color_order: str,
+    *,
+    score_threshold: float,
+    image_size: tuple[int, int] | None = None,
+) -> ModelDescription:
+    """Of a model without a run folder: no class names, and pictures of the network's size."""
+    return ModelDescription(
+        version=mrcnn_plugin.__version__,
+        outputs=outputs,
+        color_order=color_order,
+        image_size=list(image_size) if image_size else None,
+        min_size=None,
+        max_size=None,
+        resizes=False,
+        pixel_mean=model.pixel_mean.flatten().tolist(),
+        score_threshold=score_threshold,
+        nms_threshold=0.5,
+        masks="probabilities" if "masks" in outputs else None,
+        mask_threshold=0.5,
+        metadata={},
+        config="",
+    )
+
+
 def write(folder: Path, case: str, model: nn.Module, color_order: str, pictures: Sequence[dict]) -> None:
     """Writes a model in each format, and in 8 bits calibrated on `pictures`, with its weights beside them.
 
@@ -46,22 +73,7 @@ def write(folder: Path, case: str, model: nn.Module, color_order: str, pictures:
     size = sizes.pop() if len(sizes) == 1 else None
     program = trace(DetectionGraph(copy.deepcopy(model)).eval(), size)
     outputs = list(program.call_spec.out_spec.context)
-    description = ModelDescription(
-        version=mrcnn_plugin.__version__,
-        outputs=outputs,
-        color_order=color_order,
-        image_size=list(size) if size else None,
-        min_size=None,
-        max_size=None,
-        resizes=False,
-        pixel_mean=model.pixel_mean.flatten().tolist(),
-        score_threshold=0.0,
-        nms_threshold=0.5,
-        masks="probabilities" if "masks" in outputs else None,
-        mask_threshold=0.5,
-        metadata={},
-        config="",
-    )
+    description = describe(model, outputs, color_order, score_threshold=0.0, image_size=size)
     for format in _MEASURED:
         if format in WRITERS and format != "openvino":
             print(f"  {case}: writing {format}", flush=True)
