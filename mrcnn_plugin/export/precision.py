@@ -25,12 +25,14 @@ from mrcnn_plugin.runtime.loading import extra
 
 from .accuracy import NAMES, AnnotatedPictures
 from .quantization import layers_of, quantize
-from .sensitivity import Group, harmless_groups
+from .sensitivity import RUN, Group, harmless_groups
 
 #: The precisions of `--precision`.
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Most pictures that ranges are taken from: more hardly move them.
 MOST_PICTURES = 200
+# That ranges are taken from while layers are measured that lose AP.
+_SEARCH_PICTURES = 20
 # NNCF's own; quantized ONNX files and torch.export programs were not tried.
 _FORMAT = "openvino"
 
@@ -104,24 +106,26 @@ class LowerPrecision:
             _write_fp16(source, target, model)
             yield "weights of 16 bits"
             return
-        layers = layers_of(source)
+        names = [layer.name for layer in layers_of(source)]
+        searching = self.calibration[:: max(1, len(self.calibration) // _SEARCH_PICTURES)]
 
-        def write(only: Collection[str], what: str) -> str:
+        def write(only: Collection[str], what: str, pictures: list[str] = self.calibration) -> str:
             print(f"writing int8, {what}", flush=True)
-            quantize(source, target, model.description, self.calibration, _reader(model), only=only)
+            quantize(source, target, model.description, pictures, _reader(model), only=only)
             return what
 
-        yield write([layer.name for layer in layers], "all layers")
-
         def loss_of(group: Group) -> float:
-            write(group.layers, f"{group.name} alone")
+            write(group.layers, f"{group.name} alone", searching)
             return _largest_loss(before, self._average_precision(target, self.precision, before))
 
+        yield write(names, "all layers")
+        if len(names) > RUN:
+            yield write(names[RUN:], f"all but the first {RUN} layers")
         # As many groups again may lose a little each.
-        kept = harmless_groups(layers, loss_of, self.max_ap_loss / 2)
+        kept = harmless_groups(layers_of(source), loss_of, self.max_ap_loss / 2)
         while kept:
-            names = [name for group in kept for name in group.layers]
-            yield write(names, f"{len(names)} of {len(layers)} layers")
+            chosen = [name for group in kept for name in group.layers]
+            yield write(chosen, f"{len(chosen)} of {len(names)} layers")
             kept.pop()
 
     def _average_precision(self, file: Path, title: str, before: dict[str, float] | None) -> dict[str, float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from .quantization import Layer
 
-# Layers that are measured together at first, where their weights' names do not say what they belong to.
-_RUN = 8
+#: Layers that are measured together at first, where their weights' names do not say what they belong to.
+RUN = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def groups_of(layers: Sequence[Layer]) -> list[Group]:
         else:
             # Of the backbone; weights into which norms were folded have lost their names.
             others.append(layer.name)
-    runs = [_run(others, begin, min(begin + _RUN, len(others))) for begin in range(0, len(others), _RUN)]
+    runs = [_run(others, begin, min(begin + RUN, len(others))) for begin in range(0, len(others), RUN)]
     return [*runs, *(Group(name, tuple(names)) for name, names in parts.items())]
 
 
