@@ -69,6 +69,9 @@ def _trainer(config: RunConfig, model: nn.Module) -> Trainer:
         amp=config.amp,
     )
     if config.compile:
+        if config.device == "cpu" and config.fused_convolutions:
+            key = config.keys.spell("train.compile")
+            logger.warning(f"{key} takes the place of the fused convolutions, which were faster on the CPU")
         compile_for_training(model)
     optimizer = config.build_optimizer(model)
     loader = ResumableLoader(config.build_train_loader(), _seed(config))

@@ -205,6 +205,8 @@ def test_a_model_that_cannot_be_compiled_is_one_line(train, tmp_path, monkeypatc
     expected = r"^the model cannot be compiled \(no g\+\+\): set train.compile=False$"
     with pytest.raises(ConfigError, match=expected):
         train(tmp_path, "dataloader.evaluator=null", "train.compile=True")
+    replaced = "train.compile takes the place of the fused convolutions"
+    assert replaced in (tmp_path / "log.txt").read_text()
 
 
 def test_a_metric_that_is_not_evaluated_is_named(train, tmp_path):
