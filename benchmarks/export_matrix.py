@@ -42,9 +42,10 @@ from torch import nn
 from whole_models import as_if_trained, project, zoo
 
 from mrcnn_plugin.atomic_files import write_atomically
+from mrcnn_plugin.errors import first_line
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
-from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
+from mrcnn_plugin.export.parity import OriginalModel, Parity, Tolerance, compare
 from mrcnn_plugin.export.stages import first_stage
 from mrcnn_plugin.modeling import TimmBackbone
 from mrcnn_plugin.predict import build_predictor, run_files
@@ -200,10 +201,14 @@ def measure(
         else:
             WRITERS[format](program, description, path)
         writing = time.process_time() - start
-        parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
-        where = (
-            first_stage(graph, description, format, dict(pictures)[parity.picture]) if parity.first else ""
-        )
+        where = ""
+        try:
+            parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
+        except Exception as error:
+            # Of a runtime: the other cells do not depend on it.
+            parity = Parity(first=f"does not run: {first_line(error)}")
+        if parity.picture:
+            where = first_stage(graph, description, format, dict(pictures)[parity.picture])
         seconds = {"tracing": round(tracing, 1), "writing": round(writing, 1)}
         keep(
             format,
@@ -219,6 +224,8 @@ def measure(
 
 def cell(parity: dict) -> str:
     """Detections matched, and the largest differences."""
+    if not parity["detections"] and parity["first"]:
+        return "**does not run**"
     score = max(parity["score"], parity["mask_score"])
     text = f"{parity['matched']} of {parity['detections']}: {parity['box']:.0e}, {score:.0e}"
     if "masks" in parity["outputs"]:
