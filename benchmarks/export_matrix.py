@@ -42,7 +42,6 @@ from torch import nn
 from whole_models import as_if_trained, project, zoo
 
 from mrcnn_plugin.atomic_files import write_atomically
-from mrcnn_plugin.errors import first_line
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.parity import OriginalModel, Parity, Tolerance, compare
@@ -206,7 +205,7 @@ def measure(
             parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
         except Exception as error:
             # Of a runtime: the other cells do not depend on it.
-            parity = Parity(first=f"does not run: {first_line(error)}")
+            parity = Parity(first=f"does not run: {' '.join(str(error).split())[:400]}")
         if parity.picture:
             where = first_stage(graph, description, format, dict(pictures)[parity.picture])
         seconds = {"tracing": round(tracing, 1), "writing": round(writing, 1)}
