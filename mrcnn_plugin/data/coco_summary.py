@@ -6,6 +6,7 @@ wrong, how to fix it. What Detectron2 merely skips is counted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -30,6 +31,8 @@ VERSION = 2
 # Of the quantiles that a summary keeps: 0, 5, ..., 100%.
 QUANTILES = tuple(i / 20 for i in range(21))
 COCO_KEYPOINTS = 17
+# Summaries that stay in the cache folder.
+KEPT = 500
 #: The mean of COCO's 17 sigmas, for keypoints of which none is known.
 DEFAULT_OKS_SIGMA = 0.067
 CATEGORY_KEYS = ("id", "name", "keypoints", "skeleton", "keypoint_sigmas")
@@ -127,9 +130,20 @@ def summarize(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(cached, json.dumps(asdict(summary)).encode())
+            forget_oldest(folder)
         except OSError as error:
             logger.debug("Summary of %s not kept: %s", path, error)
     return summary
+
+
+def forget_oldest(folder: Path) -> None:
+    """Leaves the newest summaries: a file that is written again and again would fill the folder."""
+    times = {}
+    for path in folder.glob("coco-*.json"):
+        with contextlib.suppress(FileNotFoundError):  # another process tidies up too
+            times[path] = path.stat().st_mtime_ns
+    for path in sorted(times, key=times.__getitem__)[:-KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def read_cached(path: Path) -> CocoSummary | None:

@@ -80,6 +80,21 @@ def test_unchanged_files_are_read_once(tmp_path, coco, monkeypatch):
     assert summarize(path).instances == 1
 
 
+def test_the_newest_summaries_are_kept(tmp_path, coco, monkeypatch):
+    monkeypatch.setattr(coco_summary, "KEPT", 3)
+    cache = tmp_path / "cache"
+    of_version = {}
+    for version in range(5):
+        path = save(tmp_path, coco | {"info": {"version": str(version)}})
+        os.utime(path, ns=(version, version))
+        before = set(cache.glob("*"))
+        summarize(path, cache_dir=cache)
+        (new,) = set(cache.glob("*")) - before
+        os.utime(new, ns=(version, version))
+        of_version[version] = new
+    assert set(cache.glob("*")) == {of_version[version] for version in (2, 3, 4)}
+
+
 def test_a_damaged_or_unwritable_cache_does_no_harm(tmp_path, coco):
     path = save(tmp_path, coco)
     summarize(path)
