@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import json
 import logging
+import os
 import resource
 import signal
 import sys
@@ -104,6 +105,7 @@ def run(kind: str, seeds: Iterable[int], folder: Path) -> Outcomes:
 def main(kind: str, first: int, last: int) -> int:
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["MRCNN_PLUGIN_CACHE"] = str(Path(folder, "cache"))
         outcomes = run(kind, range(first, last), Path(folder))
     for seed, text in outcomes.failed.items():
         print(f"{kind} {seed}: {text}", file=sys.stderr)
