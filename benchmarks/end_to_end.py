@@ -1,7 +1,8 @@
 """Whole models, from tensor to scored results: Detectron2's, torchvision's, ours and its faster forms.
 
     python benchmarks/end_to_end.py --images FOLDER [--only NAME ...] [--edges 800 400] [--batches 1 4]
-        [--rounds 7] [--pictures 4] [--detections 100] [--exported FOLDER] [--output FILE.md] [--json FILE]
+        [--rounds 7] [--pictures 4] [--detections 100] [--memory] [--exported FOLDER] [--output FILE.md]
+        [--json FILE]
     python benchmarks/end_to_end.py --images FOLDER --only NAME ... --export FOLDER
     python benchmarks/end_to_end.py --json FILE --chart FILE.png
 
@@ -9,12 +10,15 @@ Every model and its peers have the same weights, random ones, and see the same p
 that begin with another of them each time; seconds are medians over the rounds after one of warm-up. A run
 ends with masks as COCO's RLE, each library by its own road. Scores have no threshold: every picture has
 `--detections` of them, by default 100, the most work for the heads. "beyond" is the peak of the memory
-beyond what was there before. Checked in the same run, against Detectron2's model: numbers of detections,
-classes, boxes, scores, and the pixels of masks.
+beyond what was there before, which shows nothing of what a runtime keeps from run to run; `--memory` adds the
+peak of a process that runs one of them alone, twice, weights and libraries included. Checked in the same run,
+against Detectron2's model: numbers of detections, classes, boxes, scores, and the pixels of masks. An
+optimized copy in bfloat16 takes part where `mrcnn_plugin.optimize` would choose that.
 
 `--export` writes the cases' models as ONNX and OpenVINO files, float32 and 8 bits (calibrated on the
-pictures), with their weights; `--exported` lets these files take part, one picture at a time. What 8 bits do
-to random weights says nothing, so that their results are not compared here: trained_model.py has their AP.
+pictures), with their weights; `--exported` lets these files take part, one picture at a time. What bfloat16
+and 8 bits do to random weights says nothing, so that but for their number, their results are not compared
+here: trained_model.py has their AP.
 Several runs may add to one `--json`; `--chart` draws what is in it.
 """
 
@@ -31,6 +35,7 @@ import copy
 import gc
 import json
 import math
+import multiprocessing
 import statistics
 import sys
 import time
@@ -57,6 +62,7 @@ from mrcnn_plugin import optimize
 from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.checkpoint.convert import convert_torchvision
 from mrcnn_plugin.evaluation import instances_to_coco_json
+from mrcnn_plugin.optimization import chosen_precision
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-2, 1e-3
 # Of detections that have a counterpart, and of pixels of masks that agree.
@@ -71,7 +77,7 @@ class Contestant:
     name: str
     run: Run
     # Peers whose rounding and pasting differ by design are compared by their boxes alone, more loosely; those
-    # with None are not compared.
+    # with None, of a lower precision, are compared by the number of detections.
     exact: bool | None = True
     # Of exported files: they take one picture at a time.
     batches: bool = True
@@ -149,8 +155,17 @@ def contestants(
         theirs.load_state_dict(ours.state_dict())
         first = [Contestant("Detectron2", of_detectron2(theirs))]
     exact = case.theirs is not None
-    optimized = Contestant("optimized", of_ours(optimize(ours)), exact)
-    return [*first, Contestant("ours", of_ours(ours), exact), optimized], ours
+    models = [*first, Contestant("ours", of_ours(ours), exact), *optimized_copies(ours, exact)]
+    return models, ours
+
+
+def optimized_copies(model: nn.Module, exact: bool = True) -> list[Contestant]:
+    """In float32, and in bfloat16 where that is what "auto" chooses."""
+    copies = [Contestant("optimized", of_ours(optimize(model)), exact)]
+    if chosen_precision("auto") == "bfloat16":
+        low = of_ours(optimize(model, precision="bfloat16"))
+        copies.append(Contestant("optimized bfloat16", low, None))
+    return copies
 
 
 def load(folder: Path, count: int, edge: int, image_format: str) -> list[dict]:
@@ -200,6 +215,13 @@ def compare(expected: list[dict], results: list[dict], exact: bool) -> tuple[flo
     return float(apart[matched].max()), pixels
 
 
+def check_counts(name: str, pairs: Sequence[tuple[list[dict], list[dict]]]) -> None:
+    """Raises where something found less, or more, than the peer: it had another amount of work."""
+    for expected, results in pairs:
+        if len(expected) != len(results):
+            raise AssertionError(f"{name}: {len(results)} detections, {len(expected)} of the peer")
+
+
 @torch.no_grad()
 def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, rounds: int) -> list[list[str]]:
     """A row for each contestant: seconds per picture, times as fast as the first, memory, differences."""
@@ -224,11 +246,13 @@ def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, roun
     first, rows = models[0].name, []
     for model in models:
         median = statistics.median(seconds[model.name])
-        pairs = zip(results[first], results[model.name])
+        pairs = list(zip(results[first], results[model.name]))
         box = pixels = math.nan
         if model.exact is not None:
             differences = [compare(*pair, model.exact) for pair in pairs]
             box, pixels = (max(values) for values in zip(*differences))
+        else:
+            check_counts(model.name, pairs)
         ratio = statistics.median(seconds[first]) / median
         rows.append(
             [
@@ -243,6 +267,43 @@ def measure(models: Sequence[Contestant], pictures: list[dict], batch: int, roun
     return rows
 
 
+def all_contestants(name: str, args: argparse.Namespace, edge: int, pictures: list[dict]) -> list[Contestant]:
+    """Those of a case, and its exported files."""
+    weights = args.exported and weights_of(args.exported, name)
+    models, _ = contestants(CASES[name], edge, args.detections, pictures[0], weights)
+    if args.exported:
+        files = exported(args.exported, name, pictures)
+        models += [Contestant(label, run, exact or None, False) for label, exact, run in files]
+    return models
+
+
+def memory_alone(name: str, args: argparse.Namespace, edge: int, chosen: str, threads: int) -> float:
+    """MB at the peak of this process, which should be a new one, while one contestant runs twice."""
+    torch.set_num_threads(threads)
+    pictures = load(args.images, 1, edge, CASES[name].config().input_format)
+    files = exported(args.exported, name, pictures, only=chosen) if args.exported else iter(())
+    run = next((run for _, _, run in files), None)
+    if run is None:
+        models = all_contestants(name, argparse.Namespace(**vars(args) | {"exported": None}), edge, pictures)
+        run = {model.name: model.run for model in models}[chosen]
+        del models
+    process_memory.settled()
+    process_memory.start_peak()
+    with torch.no_grad():
+        for _ in range(2):
+            run(pictures)
+    return process_memory.peak() / process_memory.MB
+
+
+def memory_of_each(name: str, args: argparse.Namespace, edge: int, names: Sequence[str]) -> list[float]:
+    """`memory_alone` in a process for each."""
+    sizes = []
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for one in names:
+            sizes.append(pool.apply(memory_alone, (name, args, edge, one, torch.get_num_threads())))
+    return sizes
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -254,6 +315,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--detections", type=int, default=100, help="of each picture")
+    parser.add_argument("--memory", action="store_true", help="of a process of each contestant's own, too")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="written after each table, too")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the cases' files only")
     parser.add_argument("--exported", type=Path, metavar="FOLDER", help="with the files that --export wrote")
@@ -293,17 +355,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in args.only:
         for edge in args.edges:
             pictures = load(args.images, args.pictures, edge, CASES[name].config().input_format)
-            weights = args.exported and weights_of(args.exported, name)
-            models, _ = contestants(CASES[name], edge, args.detections, pictures[0], weights)
-            if args.exported:
-                files = list(exported(args.exported, name))
-                models += [Contestant(label, run, exact or None, False) for label, exact, run in files]
+            models = all_contestants(name, args, edge, pictures)
             for batch in args.batches:
                 taking_part = [model for model in models if batch == 1 or model.batches]
-                rows = measure(taking_part, pictures, batch, args.rounds)
+                rows, titles = measure(taking_part, pictures, batch, args.rounds), columns
+                if args.memory:
+                    titles = [*columns, "MB alone"]
+                    alone = memory_of_each(name, args, edge, [model.name for model in taking_part])
+                    rows = [[*row, f"{size:.0f}"] for row, size in zip(rows, alone)]
                 if args.json:
-                    add(args.json, [f"{name}, {edge} px, batch {batch}"], columns, rows)
-                table = tabulate(rows, columns, tablefmt="github", disable_numparse=True)
+                    add(args.json, [f"{name}, {edge} px, batch {batch}"], titles, rows)
+                table = tabulate(rows, titles, tablefmt="github", disable_numparse=True)
                 part = f"\n{name}, {edge} px, batch {batch}\n\n{table}\n"
                 print(part, flush=True)
                 text += part

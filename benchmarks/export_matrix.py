@@ -17,7 +17,7 @@ Cells are kept in the file as they are done, and another call adds to them; FILE
 from __future__ import annotations
 
 # First, since it adapts Detectron2 for the installed libraries.
-import mrcnn_plugin
+import mrcnn_plugin  # noqa: F401
 
 # isort: split
 
@@ -39,6 +39,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from end_to_end import of_ours, spread_scores
 from omegaconf import DictConfig
+from runtimes import describe
 from tabulate import tabulate
 from torch import nn
 from whole_models import as_if_trained, project, zoo
@@ -46,12 +47,12 @@ from whole_models import as_if_trained, project, zoo
 from mrcnn_plugin.atomic_files import write_atomically
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
-from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
+from mrcnn_plugin.export.parity import OriginalModel, Parity, Tolerance, compare
 from mrcnn_plugin.export.stages import first_stage
 from mrcnn_plugin.modeling import TimmBackbone
 from mrcnn_plugin.optimization import optimize
 from mrcnn_plugin.predict import build_predictor, run_files
-from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel, ModelDescription
+from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel
 
 LEAST_SCORE = 0.05
 LONGEST = 1333
@@ -164,25 +165,6 @@ def read(folder: Path, count: int, edges: tuple[int, int]) -> Pictures:
     return pictures
 
 
-def describe(subject: Subject, outputs: list[str], size: tuple[int, int] | None) -> ModelDescription:
-    return ModelDescription(
-        version=mrcnn_plugin.__version__,
-        outputs=outputs,
-        color_order=subject.color_order,
-        image_size=list(size) if size else None,
-        min_size=None,
-        max_size=None,
-        resizes=False,
-        pixel_mean=subject.model.pixel_mean.flatten().tolist(),
-        score_threshold=LEAST_SCORE,
-        nms_threshold=0.5,
-        masks="probabilities" if "masks" in outputs else None,
-        mask_threshold=0.5,
-        metadata={},
-        config="",
-    )
-
-
 class Remembered(ExportedModel):
     """A model that looks at each picture once, however many files it is compared with."""
 
@@ -221,7 +203,10 @@ def measure(
         graph = DetectionGraph(optimize(subject.model) if of_fixed_size else subject.model).eval()
         program = trace(graph, size)
         tracing = time.process_time() - start
-        description = describe(subject, list(program.call_spec.out_spec.context), size)
+        outputs = list(program.call_spec.out_spec.context)
+        description = describe(
+            subject.model, outputs, subject.color_order, score_threshold=LEAST_SCORE, image_size=size
+        )
         original = OriginalModel(subject.model, description)
         remembered = Remembered(original)
         for format in chosen:
@@ -233,9 +218,13 @@ def measure(
             else:
                 WRITERS[format](program, description, path)
             writing = time.process_time() - start
-            parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
             where = ""
-            if parity.first:
+            try:
+                parity = compare(remembered, load(path), pictures, Tolerance(), limit=original.limit)
+            except Exception as error:
+                # Of a runtime: the other cells do not depend on it.
+                parity = Parity(first=f"does not run: {' '.join(str(error).split())[:400]}")
+            if parity.picture:
                 image = dict(pictures)[parity.picture]
                 where = first_stage(graph, description, format, image, size=size)
             found = {
@@ -250,6 +239,8 @@ def measure(
 
 def cell(parity: dict) -> str:
     """Detections matched, and the largest differences."""
+    if not parity["detections"] and parity["first"]:
+        return "**does not run**"
     score = max(parity["score"], parity["mask_score"])
     text = f"{parity['matched']} of {parity['detections']}: {parity['box']:.0e}, {score:.0e}"
     if "masks" in parity["outputs"]:

@@ -19,6 +19,7 @@ _COLORS = {
     "torchvision": "#c2b280",
     "ours": "#a6c8e4",
     "optimized": "#2f7fc1",
+    "optimized bfloat16": "#0b4f8a",
     "ONNX Runtime": "#e3b7c8",
     "OpenVINO": "#7fbf7b",
     "OpenVINO int8": "#1b7837",

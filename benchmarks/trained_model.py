@@ -3,10 +3,11 @@
     python benchmarks/trained_model.py --run FOLDER --annotations FILE.json:FOLDER [--files FILE ...]
         [--pictures N] [--json FILE]
 
-Detectron2's own model with the run's weights, ours, its optimized copy, and FILEs that export.py wrote of the
-same run, picture by picture in turn, beginning with another each time. Seconds are medians over the pictures,
-from the network's input to COCO results with masks as RLE; the first picture of each size that a
-form sees is seen twice, and counted the second time. AP is COCO's, of the same results.
+Detectron2's own model with the run's weights, ours, its optimized copy, in bfloat16 too where that is what
+"auto" chooses, and FILEs that export.py wrote of the same run, picture by picture in turn, beginning with
+another each time. Seconds are medians over the pictures, from the network's input to COCO results with masks
+as RLE; the first picture of each size that a form sees is seen twice, and counted the second time. AP is
+COCO's, of the same results.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from pathlib import Path
 import process_memory
 import torch
 from detectron2.config import instantiate
-from end_to_end import Contestant, of_detectron2, of_ours
+from end_to_end import Contestant, of_detectron2, of_ours, optimized_copies
 from model_zoo import detectron2_model
 from pycocotools.coco import COCO
-from runtimes import NAMES, of_file
+from runtimes import NAMES, run_of
 from speed_chart import add
 from tabulate import tabulate
 
-from mrcnn_plugin import optimize
 from mrcnn_plugin.evaluation import evaluate_coco
 from mrcnn_plugin.predict import Predictor, build_predictor, run_files
 from mrcnn_plugin.runtime import FORMATS
@@ -52,13 +52,14 @@ def contestants(run: str, files: Sequence[Path]) -> tuple[Predictor, list[Contes
     models = [
         Contestant("Detectron2", of_detectron2(theirs)),
         Contestant("ours", of_ours(ours)),
-        Contestant("optimized", of_ours(optimize(ours))),
+        *optimized_copies(ours),
     ]
     formats = {ending: format for format, (ending, _) in FORMATS.items()}
     for file in files:
-        precision = load_file(file).description.precision
+        model = load_file(file, threads=torch.get_num_threads())
+        precision = model.description.precision
         name = NAMES[formats[file.suffix]] + ("" if precision == "fp32" else f" {precision}")
-        models.append(Contestant(name, of_file(file)))
+        models.append(Contestant(name, run_of(model)))
     return predictor, models
 
 

@@ -23,7 +23,7 @@ class Tolerance:
     """What an exported model may differ by.
 
     Attributes:
-        score: absolute; also how near to the threshold a detection may be missing.
+        score: absolute; also how near to the threshold a detection may be missing, and a pixel of a mask.
         box, keypoint: pixels of the picture.
         mask_iou: least IoU of two masks in the picture.
         least_score: detections below are not looked at.
@@ -186,7 +186,7 @@ def _differences(
         if gaps.max() > limit:
             worst = int(gaps.max(axis=1).argmax())
             yield f"{field} of {_name(reference, worst)} differs by {gaps.max():.3g}, more than {limit:g}"
-    ious = _mask_ious(reference, other, size, mask_threshold)
+    ious = _mask_ious(reference, other, size, mask_threshold, tolerance.score)
     if len(ious):
         parity.mask_iou = min(parity.mask_iou, float(ious.min()))
         if ious.min() < tolerance.mask_iou:
@@ -213,13 +213,19 @@ def _matches(detections: Detections, others: Detections) -> np.ndarray:
     return np.where(iou.max(axis=1) >= 0.9, iou.argmax(axis=1), -1)
 
 
-def _mask_ious(a: Detections, b: Detections, size: tuple[int, int], threshold: float) -> np.ndarray:
-    """Of each pair, in the picture; empty without masks."""
+def _mask_ious(
+    a: Detections, b: Detections, size: tuple[int, int], threshold: float, slack: float
+) -> np.ndarray:
+    """Of each pair, in the picture; empty without masks. Pixels of `a` whose probability is within `slack` of
+    the threshold may be in `b`'s mask or not: rounding decides, and of a small mask one is a large part."""
     if a.masks is None or b.masks is None:
         return np.zeros(0)
-    pasted = [_pasted(one, size, threshold) for one in (a, b)]
-    shared = (pasted[0] & pasted[1]).sum(axis=(1, 2))
-    either = (pasted[0] | pasted[1]).sum(axis=(1, 2))
+    first, second = (_pasted(one, size, threshold) for one in (a, b))
+    if a.masks.dtype != np.bool_:
+        near = _pasted(a, size, threshold - slack) & ~_pasted(a, size, threshold + slack)
+        second = np.where(near, first, second)
+    shared = (first & second).sum(axis=(1, 2))
+    either = (first | second).sum(axis=(1, 2))
     return np.where(either > 0, shared / np.maximum(either, 1), 1.0)
 
 

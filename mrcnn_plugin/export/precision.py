@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,17 @@ from mrcnn_plugin.runtime.description import KEY
 from mrcnn_plugin.runtime.loading import extra
 
 from .accuracy import NAMES, AnnotatedPictures
-from .quantization import quantize
+from .quantization import layers_of, quantize
+from .sensitivity import RUN, Group, harmless_groups
 
 #: The precisions of `--precision`.
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Most pictures that ranges are taken from: more hardly move them.
 MOST_PICTURES = 200
+# That ranges are taken from while layers are measured that lose AP.
+_SEARCH_PICTURES = 20
 # NNCF's own; quantized ONNX files and torch.export programs were not tried.
 _FORMAT = "openvino"
-# What stays in floating point, by parts of the weights' names, in the order in which it is tried.
-_PREDICTORS = ("objectness_logits", "anchor_deltas", "predictor", "score_lowres", "mask_iou")
-_LEVELS: dict[str, tuple[str, ...]] = {
-    "all layers": (),
-    "all but depthwise convolutions and predictors": ("GroupConvolution", *_PREDICTORS),
-    "the backbone": ("roi_heads", "proposal_generator"),
-    # A backbone's layers have norms; FPN's, and most heads', do not.
-    "FPN and heads, but the predictors": ("Multiply_", "GroupConvolution", *_PREDICTORS),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,31 +86,47 @@ class LowerPrecision:
         Returns:
             Whether there was one; else the float32 file stays.
         """
-        model = load(file)
         before = self._average_precision(file, "float32", None)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            for level, write in self._attempts(model):
-                part = Path(folder, file.name)
-                print(f"writing {', '.join(filter(None, (self.precision, level)))}", flush=True)
-                write(file, part)
+            part = Path(folder, file.name)
+            for level in self._attempts(file, part, before):
                 after = self._average_precision(part, self.precision, before)
                 if self._is_good(before, after):
+                    print(f"  kept: {level}")
                     for one in Path(folder).iterdir():
                         os.replace(one, file.parent / one.name)
                     return True
         return False
 
-    def _attempts(self, model: ExportedModel) -> list[tuple[str, Callable[[Path, Path], None]]]:
-        """What is quantized, in words, and what writes a file of it from the one in float32."""
+    def _attempts(self, source: Path, target: Path, before: dict[str, float]) -> Iterator[str]:
+        """Writes one file after the other, each less daring, and says in words what it is."""
+        model = load(source)
         if self.precision == "fp16":
-            return [("", lambda source, target: _write_fp16(source, target, model))]
+            print("writing fp16", flush=True)
+            _write_fp16(source, target, model)
+            yield "weights of 16 bits"
+            return
+        names = [layer.name for layer in layers_of(source)]
+        searching = self.calibration[:: max(1, len(self.calibration) // _SEARCH_PICTURES)]
 
-        def attempt(floating: tuple[str, ...]) -> Callable[[Path, Path], None]:
-            return lambda source, target: quantize(
-                source, target, model.description, self.calibration, _reader(model), floating=floating
-            )
+        def write(only: Collection[str], what: str, pictures: list[str] = self.calibration) -> str:
+            print(f"writing int8, {what}", flush=True)
+            quantize(source, target, model.description, pictures, _reader(model), only=only)
+            return what
 
-        return [(level, attempt(floating)) for level, floating in _LEVELS.items()]
+        def loss_of(group: Group) -> float:
+            write(group.layers, f"{group.name} alone", searching)
+            return _largest_loss(before, self._average_precision(target, self.precision, before))
+
+        yield write(names, "all layers")
+        if len(names) > RUN:
+            yield write(names[RUN:], f"all but the first {RUN} layers")
+        # As many groups again may lose a little each.
+        kept = harmless_groups(layers_of(source), loss_of, self.max_ap_loss / 2)
+        while kept:
+            chosen = [name for group in kept for name in group.layers]
+            yield write(chosen, f"{len(chosen)} of {len(names)} layers")
+            kept.pop()
 
     def _average_precision(self, file: Path, title: str, before: dict[str, float] | None) -> dict[str, float]:
         """AP by task; without annotations none. Prints it, and what it is less than `before`."""
@@ -132,8 +142,7 @@ class LowerPrecision:
         if self.annotated is None:
             print("  AP was not compared: give --annotations to see what is lost")
             return True
-        # A file that finds nothing has no AP of masks.
-        loss = max(before[task] - after.get(task, 0.0) for task in before)
+        loss = _largest_loss(before, after)
         if loss > self.max_ap_loss:
             print(f"  {loss:.2f} AP lost, more than --max-ap-loss {self.max_ap_loss:g}")
         return loss <= self.max_ap_loss
@@ -181,6 +190,11 @@ def _check(args: argparse.Namespace) -> None:
     if args.precision == "int8":
         with extra("--precision int8"):
             import nncf  # noqa: F401
+
+
+def _largest_loss(before: dict[str, float], after: dict[str, float]) -> float:
+    # A file that finds nothing has no AP of masks.
+    return max(before[task] - after.get(task, 0.0) for task in before)
 
 
 def _spread(folder: str) -> list[str]:

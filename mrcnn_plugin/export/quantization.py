@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,28 @@ _FLOATING_TYPES = [
 ]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What can be quantized.
+
+    Attributes:
+        name: of the operator.
+        kind: of the operator, such as Convolution, or GroupConvolution of depthwise ones.
+        weight: its name; "Multiply_" and a number where a norm was folded into it.
+    """
+
+    name: str
+    kind: str
+    weight: str
+
+
+def layers_of(source: Path) -> list[Layer]:
+    """The layers of an OpenVINO file, in the order of its graph."""
+    with extra("--precision int8"):
+        import openvino
+    return _layers(openvino.Core().read_model(source))
+
+
 def quantize(
     source: Path,
     target: Path,
@@ -55,7 +78,7 @@ def quantize(
     pictures: Sequence[Any],
     read: Callable[[Any], np.ndarray],
     *,
-    floating: Sequence[str] = (),
+    only: Collection[str] | None = None,
 ) -> None:
     """Writes an 8-bit model.
 
@@ -68,9 +91,7 @@ def quantize(
         description: of the target.
         pictures: to calibrate with.
         read: of one of them, what the graph takes: uint8 (H, W, 3).
-        floating: layers stay in floating point whose operator, such as GroupConvolution (depthwise ones), is
-            among these, or whose weight has one of them in its name. Weights into which a norm was folded are
-            called Multiply_ and a number.
+        only: names of the layers that are quantized; None: all.
 
     Raises:
         ConfigError: NNCF is not installed, or nothing was found in the pictures.
@@ -80,7 +101,7 @@ def quantize(
         import openvino
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(source)
-    scope = nncf.IgnoredScope(names=_floating_names(model, floating), types=_FLOATING_TYPES, validate=False)
+    scope = nncf.IgnoredScope(names=_floating_names(model, only), types=_FLOATING_TYPES, validate=False)
     try:
         quantized = nncf.quantize(
             model,
@@ -100,22 +121,42 @@ def quantize(
     openvino.save_model(quantized, target, compress_to_fp16=False)
 
 
-def _floating_names(model: Any, floating: Sequence[str]) -> list[str]:
+def _layers(model: Any) -> list[Layer]:
+    layers = []
+    for op in model.get_ordered_ops():
+        weight = _weight_name(op) if op.get_type_name() in _LAYERS else None
+        if weight is not None:
+            layers.append(Layer(op.get_friendly_name(), op.get_type_name(), weight))
+    return layers
+
+
+def _floating_names(model: Any, only: Collection[str] | None) -> list[str]:
     """Names of the layers and additions that are not to be quantized."""
+    quantized = {layer.name for layer in _layers(model) if only is None or layer.name in only}
     names = []
     for op in model.get_ordered_ops():
-        kind = op.get_type_name()
-        if kind in _LAYERS:
-            weight = _weight_name(op)
-            quantized = weight is not None and kind not in floating
-            quantized = quantized and not any(part in str(weight) for part in floating)
-        elif kind == "Add":
-            quantized = _is_residual(op)
-        else:
-            continue
-        if not quantized:
-            names.append(op.get_friendly_name())
+        name, kind = op.get_friendly_name(), op.get_type_name()
+        layer = kind in _LAYERS and name not in quantized
+        addition = kind == "Add" and not (_is_residual(op) and _follows(op, quantized))
+        if layer or addition:
+            names.append(name)
     return names
+
+
+def _follows(op: Any, quantized: set[str]) -> bool:
+    """Whether one of the maps that are added comes from a quantized layer: else 8 bits would only cost."""
+    return any(_last_layer(value.get_node()) in quantized for value in op.input_values())
+
+
+def _last_layer(node: Any) -> str | None:
+    """Name of the layer that a map comes from, by way of biases, norms and activations."""
+    for _ in range(4):
+        if node.get_type_name() in _LAYERS:
+            return node.get_friendly_name()
+        if not node.get_input_size():
+            return None
+        node = node.input_value(0).get_node()
+    return None
 
 
 def _weight_name(op: Any) -> str | None:

@@ -70,7 +70,7 @@ class FusedSemanticHead(nn.Module):
         for name, lateral in self.lateral.items():
             # Resized before the convolution, which costs more but is what the authors did.
             x = features[name]
-            if x.shape[-2:] != size:
+            if name != self.fused_feature:
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             fused = fused + lateral(x)
         x = self.convs(fused)

@@ -34,8 +34,10 @@ class AdaptiveFeaturePooler(ROIPooler):
     def pool(self, x: list[Tensor], rois: Tensor) -> Tensor:
         """L maps (N, C, H_l, W_l) and (K, 5) boxes -> (K, L, C, P, Q); each level's RoIs lie together."""
         num_levels, num_rois = len(x), rois.shape[0]
-        levels = torch.arange(num_levels, device=rois.device).repeat_interleave(num_rois)
-        pooled = self.align(x, rois.repeat(num_levels, 1), levels=levels)
+        # Their lengths follow from rois alone: an exported graph does not compute with the number of RoIs.
+        first = rois[:, 0]
+        levels = torch.cat([torch.full_like(first, i, dtype=torch.int64) for i in range(num_levels)])
+        pooled = self.align(x, torch.cat([rois] * num_levels), levels=levels)
         return pooled.unflatten(0, (num_levels, num_rois)).transpose(0, 1)
 
 

@@ -6,33 +6,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.exported_models import MODELS, image_of, random_model
+from runtimes import describe
 
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.parity import OriginalModel, Tolerance, compare
 from mrcnn_plugin.ops import heatmaps_to_keypoints
-from mrcnn_plugin.runtime import FORMATS, ModelDescription
+from mrcnn_plugin.runtime import FORMATS
 
 SIZES = [(131, 97), (64, 160), (203, 267)]
-
-
-def description_of(model: torch.nn.Module, outputs: list[str]) -> ModelDescription:
-    return ModelDescription(
-        version="0",
-        outputs=outputs,
-        color_order="BGR",
-        image_size=None,
-        min_size=None,
-        max_size=None,
-        resizes=False,
-        pixel_mean=model.pixel_mean.flatten().tolist(),
-        score_threshold=0.05,
-        nms_threshold=0.5,
-        masks="probabilities" if "masks" in outputs else None,
-        mask_threshold=0.5,
-        metadata={},
-        config="",
-    )
 
 
 @pytest.mark.slow
@@ -42,7 +24,7 @@ def test_every_format_finds_what_the_model_finds(name, tmp_path):
     graph = DetectionGraph(model).eval()
     with torch.no_grad():
         outputs = list(graph(image_of(64, 88)))
-    description = description_of(model, outputs)
+    description = describe(model, outputs, "BGR", score_threshold=0.05)
     program = trace(graph)
     pictures = [(f"{size}", np.ascontiguousarray(image_of(*size).numpy())) for size in SIZES]
     for format, write in WRITERS.items():

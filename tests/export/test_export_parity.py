@@ -80,6 +80,17 @@ def test_a_score_at_the_threshold_may_be_missing():
     assert (parity.detections, parity.matched, parity.first) == (1, 1, "")
 
 
+def test_a_pixel_at_the_mask_threshold_may_be_missing():
+    """Of 0.5004 and 0.4996, within the tolerance of scores, one side rounds to the mask and the other not."""
+    image = np.zeros((80, 80, 3), dtype=np.uint8)
+    for high, low, good in ((0.5004, 0.4996, True), (0.502, 0.498, False)):
+        models = [Given(**changed("masks", 0, value)) for value in (high, low)]
+        for pair in (models, models[::-1]):
+            parity = compare(*pair, [("a.png", image)], Tolerance())
+            assert (parity.first == "") == good
+            assert parity.mask_iou == 1 or not good
+
+
 def test_one_too_many():
     one = {name: value[:1] for name, value in found().items()}
     image = np.zeros((80, 80, 3), dtype=np.uint8)

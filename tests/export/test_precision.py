@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mrcnn_plugin.export import load, precision
 from mrcnn_plugin.export.accuracy import AnnotatedPictures
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.precision import LowerPrecision
+from mrcnn_plugin.export.quantization import Layer
 from mrcnn_plugin.predict import argument_parser, main
 
 CLASSES = ["circle", "square", "triangle", "star"]
@@ -70,17 +72,46 @@ class Scripted:
 def test_the_first_file_that_loses_little_is_kept(attempts, kept, tmp_path, monkeypatch, capsys):
     file = tmp_path / "model.xml"
     file.write_text("40 50")
-    monkeypatch.setattr(precision, "load", lambda path: None)
-    writers = [
-        (f"level {index}", lambda source, target, text=text: target.write_text(text))
-        for index, text in enumerate(attempts)
-    ]
-    monkeypatch.setattr(LowerPrecision, "_attempts", lambda self, model: writers)
+
+    def write(self, source, target, before):
+        for index, text in enumerate(attempts):
+            target.write_text(text)
+            yield f"level {index}"
+
+    monkeypatch.setattr(LowerPrecision, "_attempts", write)
     lower = LowerPrecision("int8", [], Scripted(), max_ap_loss=0.5)
     assert lower.replace(file) == (kept is not None)
     assert file.read_text() == (kept or "40 50")
     assert list(tmp_path.iterdir()) == [file]
     assert ("more than --max-ap-loss 0.5" in capsys.readouterr().out) == (len(attempts) > 1)
+
+
+def test_layers_that_harm_stay_in_floating_point(tmp_path, monkeypatch, capsys):
+    """All layers lose too much; those that harm least are quantized, fewer until little enough is lost."""
+    layers = [Layer(f"conv{i}", "Convolution", f"Multiply_{i}") for i in range(16)]
+    layers += [Layer("fc", "MatMul", "model.roi_heads.box_head.fc1.weight")]
+    losses = {"conv1": 0.18, "conv3": 0.19, "conv10": 3.0, "fc": 0.15}
+    written = []
+
+    def write(source, target, description, pictures, read, *, only):
+        written.append(list(only))
+        loss = sum(losses.get(name, 0.0) for name in only)
+        target.write_text(f"40 {50 - loss}")
+
+    monkeypatch.setattr(precision, "load", lambda path: SimpleNamespace(description=None))
+    monkeypatch.setattr(precision, "layers_of", lambda path: layers)
+    monkeypatch.setattr(precision, "quantize", write)
+    file = tmp_path / "model.xml"
+    file.write_text("40 50")
+    assert LowerPrecision("int8", [], Scripted(), max_ap_loss=0.4).replace(file)
+    assert written[0] == [layer.name for layer in layers]
+    everything = {layer.name for layer in layers}
+    assert set(written[1]) == everything - {f"conv{index}" for index in range(8)}
+    # conv10 is found by halving its run; of 0.52 without it, conv3, measured with conv2, loses most.
+    assert set(written[-2]) == everything - {"conv10"}
+    assert set(written[-1]) == everything - {"conv10", "conv2", "conv3"}
+    assert "kept: 14 of 17 layers" in capsys.readouterr().out
+    assert float(file.read_text().split()[1]) == pytest.approx(50 - 0.18 - 0.15)
 
 
 @pytest.mark.parametrize(
