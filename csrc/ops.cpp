@@ -35,6 +35,9 @@ STABLE_TORCH_LIBRARY(mrcnn_plugin, m) {
   m.def("has_matrix_tiles() -> bool");
   m.def("split_weight(Tensor weight, bool flip) -> Tensor");
   m.def(
-      "split_conv2d(Tensor(a!) output, Tensor input, Tensor weight, Tensor? bias, int stride, bool accumulate, "
-      "bool relu) -> ()");
+      "split_conv2d_out(Tensor(a!) output, Tensor input, Tensor weight, Tensor? bias, int stride, "
+      "bool accumulate, bool relu) -> ()");
+  m.def(
+      "split_conv2d(Tensor input, Tensor weight, SymInt out_channels, Tensor? bias, Tensor? residual, "
+      "int stride, bool relu) -> Tensor");
 }

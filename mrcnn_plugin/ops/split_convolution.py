@@ -52,7 +52,7 @@ def split_conv2d(
 ) -> Tensor:  # [N, C', H', W']
     """`relu(conv2d(input, weight, bias, stride, padding=k // 2) + residual)` on matrix tiles.
 
-    Each float32 is taken for the sum of two bfloat16, which leaves at most 2^-18 of it away, and the three
+    Each float32 is taken for the sum of two bfloat16, which leaves at most 2^-16 of it away, and the three
     largest of the four products are added up in float32: rounding errors are some millionths of the result's
     own size, as `winograd_conv2d` has them. An infinity among the inputs makes NaN.
     Not differentiable: the result carries no gradient.
@@ -76,13 +76,16 @@ def split_conv2d(
     Source: Henry, Tang and Heinecke, arXiv 1904.06376, on sums of bfloat16.
     """
     input = input.detach()
+    if torch.compiler.is_compiling():
+        # One node of the graph, which writes into nothing else.
+        return torch.ops.mrcnn_plugin.split_conv2d(input, weight, out_channels, bias, residual, stride, relu)
     if residual is None:
         images, _, height, width = input.shape
         shape = (images, out_channels, -(-height // stride), -(-width // stride))
         output = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
     else:
         output = residual if overwrite else residual.clone()
-    torch.ops.mrcnn_plugin.split_conv2d(output, input, weight, bias, stride, residual is not None, relu)
+    torch.ops.mrcnn_plugin.split_conv2d_out(output, input, weight, bias, stride, residual is not None, relu)
     return output
 
 
@@ -95,8 +98,8 @@ if library.STATUS["cpu"] is None:
         shape = (-(-filters // 32), kernel, -(-channels // 32), kernel, 2, 2, 16, 32)
         return weight.new_empty(shape, dtype=torch.bfloat16)
 
-    @torch.library.register_fake("mrcnn_plugin::split_conv2d")
-    def _fake_convolution(
+    @torch.library.register_fake("mrcnn_plugin::split_conv2d_out")
+    def _fake_convolution_out(
         output: Tensor,
         input: Tensor,
         weight: Tensor,
@@ -106,3 +109,19 @@ if library.STATUS["cpu"] is None:
         relu: bool,
     ) -> None:
         return None
+
+    @torch.library.register_fake("mrcnn_plugin::split_conv2d")
+    def _fake_convolution(
+        input: Tensor,
+        weight: Tensor,
+        out_channels: int,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        stride: int,
+        relu: bool,
+    ) -> Tensor:
+        images, _, height, width = input.shape
+        if stride != 1:
+            height, width = (height + stride - 1) // stride, (width + stride - 1) // stride
+        shape = (images, out_channels, height, width)
+        return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)

@@ -129,14 +129,16 @@ class FusedConv2d(nn.Conv2d):
 
     def _in_graph(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Of ops that torch.compile and torch.export know; inductor fuses those of PyTorch by itself."""
-        if self.transformed is None:
+        split = None if x.dtype != torch.float32 else self.split
+        if self.transformed is None and split is None:
             return self._separately(x, residual)
-        last = torch.channels_last
-        residual = None if residual is None else residual.contiguous(memory_format=last)
+        x = x.contiguous(memory_format=torch.channels_last)
+        residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
         relu = self.after.name == "relu"
-        return winograd_conv2d(
-            x.contiguous(memory_format=last), self.transformed, self.bias, residual, relu=relu
-        )
+        if self.transformed is not None:
+            return winograd_conv2d(x, self.transformed, self.bias, residual, relu=relu)
+        stride = self.stride[0]
+        return split_conv2d(x, split, self.out_channels, self.bias, residual, stride=stride, relu=relu)
 
     def _separately(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -64,6 +64,8 @@ class SubpixelDeconvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(K, C, H, W) -> (K, C', H, 4W), column 4w + 2i + j being the finer map's pixel (2h + i, 2w + j)."""
+        if self.split is not None and torch.compiler.is_compiling():
+            x = x.contiguous(memory_format=torch.channels_last)
         # (K, H, W, 4C')
         if self.split is not None and fits_matrix_tiles(x, self.split):
             y = split_conv2d(x, self.split, len(self.weight), self.bias, relu=self.relu).permute(0, 2, 3, 1)

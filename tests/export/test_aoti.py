@@ -20,6 +20,7 @@ from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.aoti import check_aoti
 from mrcnn_plugin.ops import library
+from mrcnn_plugin.ops import has_matrix_tiles
 from mrcnn_plugin.optimization import optimize
 from mrcnn_plugin.runtime import processor
 
@@ -62,11 +63,22 @@ def test_what_is_compiled_and_what_a_c_program_is_told(export, tmp_path, monkeyp
     assert {name.partition("::")[0] for name in ops} == {"aten", "mrcnn_plugin"}
 
 
-def test_winograd_stays_in_the_graph():
+@pytest.mark.parametrize(
+    "op",
+    [
+        "winograd_conv2d",
+        pytest.param(
+            "split_conv2d",
+            marks=pytest.mark.skipif(not has_matrix_tiles(), reason="this processor has no matrix tiles"),
+        ),
+    ],
+)
+def test_own_convolutions_stay_in_the_graph(op):
     """A convolution of 64 channels is one op of _C.so, as predict.py computes it."""
-    model = optimize(random_model(MODELS["Mask R-CNN, FPN"]()))
+    model = random_model(MODELS["Mask R-CNN, FPN"]())
+    model = optimize(model, matrix_tiles=op == "split_conv2d")
     program = trace(DetectionGraph(model).eval(), (64, 96))
-    calls = [node for node in program.graph.nodes if "winograd_conv2d" in str(node.target)]
+    calls = [node for node in program.graph.nodes if op in str(node.target)]
     assert len(calls) > 10
     image = image_of(64, 96)
     found, expected = program.module()(image), DetectionGraph(model).eval()(image)

@@ -10,6 +10,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -331,8 +332,8 @@ Tensor split_weight(Tensor weight, bool flip) {
   return packed;
 }
 
-void split_conv2d(Tensor output, Tensor input, Tensor weight, std::optional<Tensor> bias, int64_t stride,
-                  bool accumulate, bool relu) {
+void split_conv2d_out(Tensor output, Tensor input, Tensor weight, std::optional<Tensor> bias, int64_t stride,
+                      bool accumulate, bool relu) {
   STD_TORCH_CHECK(has_matrix_tiles(), "this processor has no matrix tiles of bfloat16");
   check_map(input, "input");
   check_map(output, "output");
@@ -369,6 +370,27 @@ void split_conv2d(Tensor output, Tensor input, Tensor weight, std::optional<Tens
       });
 }
 
+// For graphs: with a result of its own.
+Tensor split_conv2d(Tensor input, Tensor weight, int64_t out_channels, std::optional<Tensor> bias,
+                    std::optional<Tensor> residual, int64_t stride, bool relu) {
+  check_map(input, "input");
+  STD_TORCH_CHECK(out_channels > 0 && stride > 0, "out_channels and stride must be positive, got ",
+                  out_channels, " and ", stride);
+  const std::array<int64_t, 4> shape{input.size(0), out_channels, divide_up(input.size(2), stride),
+                                     divide_up(input.size(3), stride)};
+  Tensor output = torch::stable::empty(shape, ScalarType::Float, std::nullopt, input.device(), std::nullopt,
+                                       torch::headeronly::MemoryFormat::ChannelsLast);
+  if (residual.has_value()) {
+    check_map(*residual, "residual");
+    for (int64_t axis = 0; axis < 4; ++axis) {
+      STD_TORCH_CHECK(residual->size(axis) == shape[axis], "residual must have the result's shape");
+    }
+    torch::stable::copy_(output, *residual);
+  }
+  split_conv2d_out(output, input, weight, bias, stride, residual.has_value(), relu);
+  return output;
+}
+
 }  // namespace
 
 #else
@@ -379,7 +401,11 @@ namespace {
 
 Tensor split_weight(Tensor, bool) { STD_TORCH_CHECK(false, "this build has no kernels for matrix tiles"); }
 
-void split_conv2d(Tensor, Tensor, Tensor, std::optional<Tensor>, int64_t, bool, bool) {
+void split_conv2d_out(Tensor, Tensor, Tensor, std::optional<Tensor>, int64_t, bool, bool) {
+  STD_TORCH_CHECK(false, "this build has no kernels for matrix tiles");
+}
+
+Tensor split_conv2d(Tensor, Tensor, int64_t, std::optional<Tensor>, std::optional<Tensor>, int64_t, bool) {
   STD_TORCH_CHECK(false, "this build has no kernels for matrix tiles");
 }
 
@@ -389,6 +415,7 @@ void split_conv2d(Tensor, Tensor, Tensor, std::optional<Tensor>, int64_t, bool, 
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn_plugin, CPU, m) {
   m.impl("split_weight", TORCH_BOX(&split_weight));
+  m.impl("split_conv2d_out", TORCH_BOX(&split_conv2d_out));
   m.impl("split_conv2d", TORCH_BOX(&split_conv2d));
 }
 

@@ -1,8 +1,8 @@
 // Matrix products of float32 numbers on the matrix tiles of a processor (AMX): each number is the sum of two
 // bfloat16, and of the four products of two such sums the three largest are added up in float32.
 //
-// A bfloat16 has 8 bits, so that two of them leave at most 2^-18 of a number away, and the product that is
-// left out is at most 2^-18 of the whole.
+// A bfloat16 has 8 bits, so that two of them leave at most 2^-16 of a number away, and the product that is
+// left out is at most 2^-16 of the whole.
 #pragma once
 
 #include "common/cpu/simd_level.h"
