@@ -19,8 +19,7 @@ from PIL import Image
 from mrcnn_plugin.errors import ConfigError
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.aoti import check_aoti
-from mrcnn_plugin.ops import library
-from mrcnn_plugin.ops import has_matrix_tiles
+from mrcnn_plugin.ops import has_matrix_tiles, library
 from mrcnn_plugin.optimization import optimize
 from mrcnn_plugin.runtime import processor
 
