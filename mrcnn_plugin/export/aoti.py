@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -106,7 +105,7 @@ def _guessed_sizes() -> Iterator[None]:
     def size_hint(self: ShapeEnv, expr: Any, *, allow_none: bool = False) -> Any:
         hint = before(self, expr, allow_none=True)
         if hint is None and not allow_none:
-            return sympy.sympify(expr).xreplace(dict.fromkeys(expr.free_symbols, sympy.Integer(_GUESS)))
+            return expr.subs(dict.fromkeys(expr.free_symbols, _GUESS))
         return hint
 
     shapes.size_hint = size_hint

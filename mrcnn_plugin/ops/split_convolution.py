@@ -14,7 +14,7 @@ from . import library
 def has_matrix_tiles() -> bool:
     """Whether this processor multiplies bfloat16 by matrix tiles, and this build's kernels may use them.
 
-    The environment variable MRCNN_PLUGIN_SIMD, naming less than avx512, switches them off.
+    The environment variable MRCNN_PLUGIN_SIMD, which holds kernels to an instruction set, switches them off.
     """
     return library.native("cpu") and torch.ops.mrcnn_plugin.has_matrix_tiles()
 

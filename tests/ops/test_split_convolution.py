@@ -99,10 +99,11 @@ def test_special_values():
     assert result[:, 2:].isfinite().all()
 
 
-def test_small_levels_do_without(monkeypatch):
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_a_named_level_does_without(monkeypatch, level):
     x, weight, _ = inputs(1, 32, 32, 4, 4)
     split = split_weight(weight)
-    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", "avx2")
+    monkeypatch.setenv("MRCNN_PLUGIN_SIMD", level)
     assert not has_matrix_tiles()
     with pytest.raises(RuntimeError, match="no matrix tiles"):
         split_conv2d(x, split, 32)

@@ -286,11 +286,29 @@ void winograd_filters(Bytes& bytes) {
   require(gradient.dim() == 4, "the gradient of a weight has four axes");
 }
 
+void split_convolutions(Bytes& bytes) {
+  if (!call("has_matrix_tiles", {})[0].toBool()) return;
+  const int64_t in = bytes.below(70), out = bytes.below(70), side = bytes.flag() ? 3 : 1;
+  const Tensor weight = pixels(bytes, {out, in, side, side}).contiguous(at::MemoryFormat::ChannelsLast);
+  const bool flip = bytes.flag();
+  const Tensor split = call("split_weight", {weight, flip})[0].toTensor();
+  Tensor map = pixels(bytes, {bytes.below(3), flip ? out : in, bytes.below(14), bytes.below(70)});
+  map = map.contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t filters = bytes.flag() ? (flip ? in : out) : bytes.integer(70), stride = bytes.integer(4);
+  const c10::IValue bias = bytes.flag() ? c10::IValue(pixels(bytes, {filters})) : c10::IValue();
+  const c10::IValue residual = bytes.flag() ? c10::IValue(map) : c10::IValue();
+  Tensor output =
+      call("split_conv2d", {map, split, filters, bias, residual, stride, bytes.flag()})[0].toTensor();
+  if (bytes.flag()) output = at::zeros({bytes.below(3), bytes.below(70), bytes.below(14), 5});
+  output = output.contiguous(at::MemoryFormat::ChannelsLast);
+  call("split_conv2d_out", {output, map, split, bias, stride, bytes.flag(), bytes.flag()});
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static constexpr void (*kOps[])(Bytes&) = {masks,    polygons,         nms,       keypoints, roi_align,
-                                             winograd, winograd_filters, nms_groups};
+  static constexpr void (*kOps[])(Bytes&) = {
+      masks, polygons, nms, keypoints, roi_align, winograd, winograd_filters, nms_groups, split_convolutions};
   static const bool ready = [] {
     at::set_num_threads(1);
     return true;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -44,7 +45,9 @@ bool has_matrix_tiles() {
     // ARCH_REQ_XCOMP_PERM for the tiles' data: Linux asks for it once per process.
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
   }();
-  return found && simd_level() == SimdLevel::avx512;
+  // Who names an instruction set has that alone: avx512 is without tiles.
+  const char* requested = std::getenv("MRCNN_PLUGIN_SIMD");
+  return found && (requested == nullptr || *requested == '\0') && simd_level() == SimdLevel::avx512;
 }
 
 namespace {
