@@ -15,6 +15,7 @@ from mrcnn_plugin.evaluation import instances_to_coco_json
 from mrcnn_plugin.export import DetectionGraph, load, trace
 from mrcnn_plugin.export.formats import WRITERS, onnx_to_openvino
 from mrcnn_plugin.export.quantization import quantize
+from mrcnn_plugin.optimization import optimize
 from mrcnn_plugin.predict.exported import instances_of
 from mrcnn_plugin.runtime import FORMATS, Detections, ExportedModel, ModelDescription
 
@@ -72,12 +73,15 @@ def write(folder: Path, case: str, model: nn.Module, color_order: str, pictures:
     sizes = {(int(picture["image"].shape[1]), int(picture["image"].shape[2])) for picture in pictures}
     size = sizes.pop() if len(sizes) == 1 else None
     program = trace(DetectionGraph(copy.deepcopy(model)).eval(), size)
+    # As export.py does it: of the copy that predict.py runs, and for one size.
+    optimized = trace(DetectionGraph(optimize(model)).eval(), size) if size else None
     outputs = list(program.call_spec.out_spec.context)
     description = describe(model, outputs, color_order, score_threshold=0.0, image_size=size)
     for format in _MEASURED:
-        if format in WRITERS and format != "openvino":
+        if format in WRITERS and format != "openvino" and (format != "aoti" or optimized):
             print(f"  {case}: writing {format}", flush=True)
-            WRITERS[format](program, description, file_of(folder, case, format))
+            chosen = optimized if format == "aoti" else program
+            WRITERS[format](chosen, description, file_of(folder, case, format))
     print(f"  {case}: writing openvino, and int8", flush=True)
     source = file_of(folder, case, "openvino")
     onnx_to_openvino(file_of(folder, case, "onnx"), description, source)
