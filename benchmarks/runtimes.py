@@ -78,7 +78,7 @@ def write(folder: Path, case: str, model: nn.Module, color_order: str, pictures:
     outputs = list(program.call_spec.out_spec.context)
     description = describe(model, outputs, color_order, score_threshold=0.0, image_size=size)
     for format in _MEASURED:
-        if format in WRITERS and format != "openvino" and (format != "aoti" or optimized):
+        if format in WRITERS and format != "openvino" and (format != "aoti" or size):
             print(f"  {case}: writing {format}", flush=True)
             chosen = optimized if format == "aoti" else program
             WRITERS[format](chosen, description, file_of(folder, case, format))

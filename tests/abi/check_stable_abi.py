@@ -3,7 +3,7 @@
     python tests/abi/check_stable_abi.py [--torch 2.10.0 --torch newest ...] [--python python3.12] [--uv uv]
 
 For each version it makes a virtual environment in a temporary folder, installs that torch with its
-torchvision and nothing else of this package, loads `mrcnn_plugin/_C.so` with torch.ops.load_library and runs
+torchvision and what the ops import, loads `mrcnn_plugin/_C.so` with torch.ops.load_library and runs
 RoIAlign forward and backward on fixed input. The digests of all versions must be equal, and the file must not
 have changed. Then every op is compared with its PyTorch twin (`mrcnn_plugin.ops.self_check`) there.
 """
@@ -98,7 +98,8 @@ def make_environment(uv: str, folder: Path, version: str, python: str) -> Path:
     subprocess.run([uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
     inside = folder / "bin" / "python"
     torch = "torch" if version == "newest" else f"torch=={version}"
-    wanted = [torch, "torchvision", "numpy"]
+    # What the ops and their twins import.
+    wanted = [torch, "torchvision", "numpy", "pycocotools"]
     subprocess.run([uv, "pip", "install", "--quiet", "--python", str(inside), *wanted], check=True)
     return inside
 

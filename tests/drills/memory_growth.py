@@ -76,8 +76,9 @@ class Watch:
     def draw(self, path: str, title: str) -> None:
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.add_subplot(xlabel=title, ylabel="resident MB")
-        axes.plot(self.counts, [size / process_memory.MB for size in self.resident])
-        axes.set_ylim(bottom=0)
+        resident = [size / process_memory.MB for size in self.resident]
+        axes.plot(self.counts, resident)
+        axes.set_ylim(0, 1.2 * max(resident))
         figure.savefig(path, dpi=110)
 
 

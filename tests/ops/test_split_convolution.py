@@ -166,3 +166,10 @@ def test_the_op_of_graphs_is_the_same(kernel, stride, with_residual):
     expected = split_conv2d(*arguments, stride=stride, relu=True)
     assert torch.equal(torch.ops.mrcnn_plugin.split_conv2d(*arguments, stride, True), expected)
     torch.library.opcheck(torch.ops.mrcnn_plugin.split_conv2d, (*arguments, stride, True))
+
+
+def test_a_map_without_channels_is_refused():
+    with pytest.raises(RuntimeError, match="input must have channels"):
+        split_conv2d(
+            torch.zeros(1, 0, 4, 4).contiguous(memory_format=LAST), split_weight(torch.zeros(8, 0, 1, 1)), 8
+        )

@@ -351,6 +351,7 @@ void split_conv2d_out(Tensor output, Tensor input, Tensor weight, std::optional<
   STD_TORCH_CHECK(
       weight.size(0) == divide_up(out.channels, kBlock) && weight.size(2) == divide_up(in.channels, kStep),
       "weight must be of ", in.channels, " channels and ", out.channels, " filters");
+  STD_TORCH_CHECK(in.channels > 0, "input must have channels");
   STD_TORCH_CHECK(in.images == out.images && out.height == divide_up(in.height, stride) &&
                       out.width == divide_up(in.width, stride),
                   "output must be of the input's images and size over the stride");
