@@ -129,16 +129,17 @@ class FusedConv2d(nn.Conv2d):
 
     def _in_graph(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Of ops that torch.compile and torch.export know; inductor fuses those of PyTorch by itself."""
-        split = None if x.dtype != torch.float32 else self.split
-        if self.transformed is None and split is None:
-            return self._separately(x, residual)
-        x = x.contiguous(memory_format=torch.channels_last)
-        residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
-        relu = self.after.name == "relu"
+        relu, last = self.after.name == "relu", torch.channels_last
+        residual = None if residual is None else residual.contiguous(memory_format=last)
         if self.transformed is not None:
+            x = x.contiguous(memory_format=last)
             return winograd_conv2d(x, self.transformed, self.bias, residual, relu=relu)
-        stride = self.stride[0]
-        return split_conv2d(x, split, self.out_channels, self.bias, residual, stride=stride, relu=relu)
+        if self.split is not None and x.dtype == torch.float32:
+            x, stride = x.contiguous(memory_format=last), self.stride[0]
+            return split_conv2d(
+                x, self.split, self.out_channels, self.bias, residual, stride=stride, relu=relu
+            )
+        return self._separately(x, residual)
 
     def _separately(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
